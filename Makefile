@@ -1,0 +1,51 @@
+# `make run` sets everything up and runs a quantized checkpoint of each kind through the table, on whatever device there is.
+# `make test` sets everything up and passes the checks and the tests.
+# TORCH picks the torch requirement, e.g. `make run TORCH=torch==2.13.0`.
+TORCH ?= torch>=2.11
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TEST_READY := $(VENV)/.ready-test
+# What `python -m venv` is told; --system-site-packages takes the torch of a container image.
+VENVFLAGS ?=
+
+.PHONY: run test lint setup setup-test clean conformance golden
+
+run: setup
+	$(BIN)/kerneltable run --sample all
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report= --cov-fail-under=0
+	$(BIN)/python -m coverage report --include='*/kerneltable/table/*,*/kerneltable/select/*' --fail-under=95
+
+lint: setup-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/kerneltable check
+
+conformance: setup
+	$(BIN)/kerneltable conformance
+
+golden: setup-test
+	$(BIN)/python tests/golden/regenerate.py
+
+setup: $(READY)
+
+setup-test: $(TEST_READY)
+
+# torch goes first and alone: a later step must not exchange the build that was asked for.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENVFLAGS) $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[samples]" "$(TORCH)"
+	touch $@
+
+$(TEST_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[test]" "$(TORCH)"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .coverage .pytest_cache .mypy_cache .ruff_cache
