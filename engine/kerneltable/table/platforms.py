@@ -1,0 +1,160 @@
+"""The chips: what `like`, `adds` and `removes` come to, and the checks of their descriptions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from kerneltable.model import Capability
+from kerneltable.table.names import (
+    Names,
+    capability_of,
+    check_capabilities,
+    entries,
+    items,
+    look_up,
+    say,
+)
+from kerneltable.table.node import Node
+from kerneltable.table.report import Path, Report, shown
+
+CAPABLE = "cuda"
+"""The only platform whose chips have a numbered compute capability."""
+
+
+def named_capability(name: str) -> Capability | None:
+    """The capability in an architecture's name: sm121 -> (12, 1), sm90 -> (9, 0); None in any other name."""
+    found = re.fullmatch(r"sm([1-9][0-9]?)([0-9])", name)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def lineage(architectures: Mapping[str, Node], name: str) -> list[str]:
+    """The architecture and those it copies, nearest first; stops before a name seen already or unknown."""
+    chain: list[str] = []
+    current: str | None = name
+    while current is not None and current in architectures and current not in chain:
+        chain.append(current)
+        parent = architectures[current].at("like")
+        current = None if parent is None else parent.text()
+    return chain
+
+
+def features_of(architectures: Mapping[str, Node], name: str) -> frozenset[str]:
+    """The features of an architecture after `like`, `adds` and `removes`."""
+    features: set[str] = set()
+    for link in reversed(lineage(architectures, name)):
+        node = architectures[link]
+        features |= {text for key in ("features", "adds") for text, _ in items(node, key)}
+        features -= {text for text, _ in items(node, "removes")}
+    return frozenset(features)
+
+
+def inherited(architectures: Mapping[str, Node], name: str, key: str) -> Node | None:
+    """The value of a key in the architecture, or in the nearest one it copies that has it."""
+    for link in lineage(architectures, name):
+        node = architectures[link].at(key)
+        if node is not None:
+            return node
+    return None
+
+
+def resolved_capability(architectures: Mapping[str, Node], name: str) -> Capability | None:
+    """The capability written down, else read off the name, else that of the architecture copied."""
+    for link in lineage(architectures, name):
+        found = capability_of(architectures[link].at("capability")) or named_capability(link)
+        if found is not None:
+            return found
+    return None
+
+
+def check_platforms(root: Node, names: Names, report: Report) -> None:
+    """Copies, capabilities, families and device names of every platform."""
+    owners: dict[str, str] = {}
+    for platform, node in names.platforms.items():
+        base: Path = ("platforms", platform)
+        architectures = entries(node, "architectures")
+        seen: dict[Capability, str] = {}
+        for name in architectures:
+            _check_like(architectures, name, (*base, "architectures", name), report)
+            _check_features(architectures, name, (*base, "architectures", name), report)
+            _check_capability(architectures, name, (*base, "architectures", name), seen, report)
+        for name, family in entries(node, "families").items():
+            check_capabilities(report, family, (*base, "families", name))
+            if platform != CAPABLE:
+                _no_capability(report, family, (*base, "families", name))
+        for name, device in entries(node, "devices").items():
+            look_up(report, "KT304", "architecture", device, architectures, (*base, "devices", name))
+        _check_owners(node, platform, owners, report)
+
+
+def _check_like(architectures: Mapping[str, Node], name: str, path: Path, report: Report) -> None:
+    parent = architectures[name].at("like")
+    if parent is None or not look_up(report, "KT304", "architecture", parent, architectures, (*path, "like")):
+        return
+    chain = lineage(architectures, name)
+    last = architectures[chain[-1]].at("like")
+    if last is not None and last.text() == name:
+        message = f"{' is like '.join([*chain, name])}: a circle"
+        say(report, "KT308", message, parent, (*path, "like"), "write the features of one of them out")
+
+
+def _check_features(architectures: Mapping[str, Node], name: str, path: Path, report: Report) -> None:
+    parent = architectures[name].at("like")
+    if parent is None or parent.text() not in architectures or parent.text() == name:
+        return
+    before = features_of(architectures, parent.value)
+    for feature, node in items(architectures[name], "adds"):
+        if feature in before:
+            message = f"adds {shown(feature)}, which {parent.value} has"
+            say(report, "KT310", message, node, (*path, "adds"), "take it out")
+    for feature, node in items(architectures[name], "removes"):
+        if feature not in before:
+            message = f"removes {shown(feature)}, which {parent.value} does not have"
+            say(report, "KT310", message, node, (*path, "removes"), f"it has {', '.join(sorted(before))}")
+
+
+def _check_capability(
+    architectures: Mapping[str, Node], name: str, path: Path, seen: dict[Capability, str], report: Report
+) -> None:
+    node = architectures[name]
+    written = node.at("capability")
+    if path[1] != CAPABLE:
+        if written is not None:
+            _no_capability(report, written, (*path, "capability"))
+        return
+    given, named = capability_of(written), named_capability(name)
+    if written is not None and given is not None and named not in (None, given):
+        message = f"the capability {written.value} is not that of the name"
+        help = f'{name} means "{named[0]}.{named[1]}"' if named else ""
+        say(report, "KT309", message, written, (*path, "capability"), help)
+        return
+    found = resolved_capability(architectures, name)
+    if found is None:
+        help = 'add `capability: "9.0"`, or use a name like sm90'
+        say(report, "KT309", "the name does not say its capability", node, path, help)
+    elif found in seen:
+        message = f"has the capability of {seen[found]}, so that a device could be either"
+        say(report, "KT331", message, node, path, "keep one of them, or give the other its own capability")
+    else:
+        seen[found] = name
+
+
+def _no_capability(report: Report, node: Node, path: Path) -> None:
+    message = f"{path[1]} has no compute capability"
+    say(report, "KT309", message, node, path, "name features or architectures; only cuda counts capabilities")
+
+
+def _check_owners(platform: Node, name: str, owners: dict[str, str], report: Report) -> None:
+    """A device or architecture name means one thing on all platforms together."""
+    mine: set[str] = set()
+    for section in ("architectures", "devices"):
+        node = platform.at(section)
+        for entry in node.entries() if node is not None else ():
+            if entry in owners and node is not None:
+                message = f"{shown(entry)} is a name of platform {shown(owners[entry])} already"
+                report.add(
+                    "KT332", f"platform {shown(name)}: {message}", node.keys[entry],
+                    path=("platforms", name, section, entry), length=len(entry), help="give it another name",
+                )  # fmt: skip
+            mine.add(entry)
+    owners.update({entry: name for entry in mine if entry not in owners})
