@@ -1,0 +1,103 @@
+"""A Selection as text that a person reads in ten seconds, and as a JSON-able object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kerneltable.model import Candidate, Device, Problem, Selection, Table
+from kerneltable.select.facts import FORMAT, to_facts
+from kerneltable.select.predicates import describe_chip
+from kerneltable.select.problems import block_text
+
+
+def text(table: Table, selection: Selection, *, verbose: bool = False) -> list[str]:
+    """The selection as lines: the problem, the winner with its `why`, then each other candidate and what refused it.
+
+    verbose   every refusal of every candidate instead of the first
+    """
+    width = max((len(candidate.kernel) for candidate in selection.candidates), default=0)
+    lines = [
+        _problem_line(selection.problem, describe_device(table, selection.device)),
+        _detail_line(selection.problem),
+    ]
+    winner = next((c for c in selection.candidates if c.verdict == "chosen"), None)
+    if winner is None:
+        lines.append("  no kernel" + ("" if selection.candidates else ": there are no candidates"))
+    else:
+        lines += _winner_lines(table, winner, width)
+    for candidate in selection.candidates:
+        if candidate is not winner:
+            lines += _candidate_lines(candidate, width, verbose=verbose)
+    return lines + [f"  note: {note}" for note in selection.notes]
+
+
+def as_json(table: Table, selection: Selection) -> dict[str, Any]:
+    """The selection as JSON-able values; `chosen` is a kernel id or None, `where` is "file:line:column"."""
+    problem = selection.problem
+    return {
+        "format": FORMAT,
+        "table": {"digest": table.digest, "layers": [{"name": x.name, "sha256": x.sha256} for x in table.layers]},
+        "problem": {name: getattr(problem, name) for name in problem.__dataclass_fields__}
+        | {"weight_block": None if problem.weight_block is None else block_text(problem.weight_block)},
+        "device": to_facts(selection.device),
+        "chosen": selection.kernel,
+        "candidates": [_candidate_json(candidate) for candidate in selection.candidates],
+        "notes": list(selection.notes),
+    }
+
+
+def describe_device(table: Table, device: Device) -> str:
+    """The device in a few words: "dgx-spark (cuda sm121)"."""
+    chip = device.architecture or describe_chip(table, device)
+    if device.name and device.name.lower() not in (chip, f"{device.platform}:{chip}"):
+        return f"{device.name} ({device.platform} {chip})"
+    return f"{device.platform} {chip}"
+
+
+def _problem_line(problem: Problem, device: str) -> str:
+    rows = "any m" if problem.m is None else f"m={problem.m}"
+    bias = ", bias" if problem.bias else ""
+    return (
+        f"{problem.scheme} on {device}: {rows} n={problem.n} k={problem.k}, {problem.input} -> {problem.output}{bias}"
+    )
+
+
+def _detail_line(problem: Problem) -> str:
+    block = f" {block_text(problem.weight_block)}" if problem.weight_block else ""
+    taken = (
+        "not quantized"
+        if problem.input_granularity == "none"
+        else f"{problem.input_granularity} {problem.input_scaling}"
+    )
+    model = f"; model: {problem.model}" if problem.model else ""
+    return f"  weight: {problem.weight_granularity}{block}, scale {problem.weight_scale}; input: {taken}{model}"
+
+
+def _winner_lines(table: Table, winner: Candidate, width: int) -> list[str]:
+    kernel = table.kernels[winner.kernel]
+    lines = [f"  chosen   {kernel.id:<{width}}  {kernel.kind}, {kernel.status} ({winner.where})"]
+    indent = " " * (13 + width)
+    lines += [f"{indent}{sentence}" for sentence in (kernel.summary, f"why here: {kernel.why}") if sentence]
+    lines += [f"{indent}verified on {seen.device}, {seen.date}" for seen in kernel.verified]
+    return lines
+
+
+def _candidate_lines(candidate: Candidate, width: int, *, verbose: bool) -> list[str]:
+    head = f"  {candidate.verdict:<8} {candidate.kernel:<{width}}"
+    if not candidate.refusals:
+        return [f"{head}  would do too ({candidate.where})" if candidate.verdict == "later" else head]
+    shown = candidate.refusals if verbose else candidate.refusals[:1]
+    lines = [f"{head}  {shown[0]}", *(" " * (13 + width) + str(refusal) for refusal in shown[1:])]
+    more = len(candidate.refusals) - len(shown)
+    return [lines[0] + (f" and {more} more" if more else ""), *lines[1:]]
+
+
+def _candidate_json(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "kernel": candidate.kernel,
+        "verdict": candidate.verdict,
+        "refusals": [
+            {"predicate": r.predicate, "wanted": r.wanted, "found": r.found, "where": str(r.where)}
+            for r in candidate.refusals
+        ],
+    }

@@ -1,0 +1,263 @@
+"""The choice itself: of a route's candidates, the first kernel that nothing refuses wins.
+
+Pure: the answer depends on the table, the device and the problem alone. `table.answers` only remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from kerneltable.errors import ProblemError
+from kerneltable.model import (
+    Candidate,
+    Denial,
+    Device,
+    Kernel,
+    Mark,
+    MultipleOf,
+    Needs,
+    Predicate,
+    Problem,
+    Range,
+    Refusal,
+    Route,
+    Selection,
+    Step,
+    Table,
+)
+from kerneltable.names import hint
+from kerneltable.select.predicates import FACT_OF, Facts, check, chip_name, device_facts, misses, problem_facts
+from kerneltable.select.problems import complete, scheme_of
+from kerneltable.select.versions import distribution
+
+MOST_ANSWERS = 4096
+MOST_KINDS = 256
+SIZES = frozenset({"m", "n", "k"})
+
+
+def select(table: Table, device: Device, problem: Problem) -> Selection:
+    """Choose the kernel for a problem on a device.
+
+    returns   the chosen kernel's id, or None when every candidate refuses or the platform has no route, and every
+              candidate of the route with its verdict and all of its refusals
+    errors    ProblemError for a question the table cannot be asked (unknown scheme, negative size, ...)
+    """
+    question = (device, problem)
+    answer = table.answers.get(question)
+    if answer is None:
+        answer = _decide(table, device, complete(scheme_of(table, problem.scheme), problem))
+        _remember(table, question, answer)
+    return answer
+
+
+def refusals(table: Table, kernel_id: str, device: Device, problem: Problem) -> tuple[Refusal, ...]:
+    """Everything that refuses one kernel, whether or not a route names it; empty when it may be forced.
+
+    errors    ProblemError for an unknown kernel, or a question the table cannot be asked
+    """
+    kernel = _kernel(table, kernel_id)
+    problem = complete(scheme_of(table, problem.scheme), problem)
+    facts = {**facts_of(table, device), **problem_facts(problem), "model": problem.model}
+    return _row_refusals(table, kernel, device, facts)
+
+
+def _decide(table: Table, device: Device, problem: Problem) -> Selection:
+    route = table.routes.get((problem.scheme, device.platform))
+    steps = tuple(ordered(route)) if route else ()
+    if route is None or not steps:
+        return Selection(None, (), problem, device, (_no_route(table, device, problem, route),))
+    facts = {**facts_of(table, device), **problem_facts(problem)}
+    facts["model"] = problem.model
+    facts["unsized"] = _answers_of_kind(facts, problem)
+    chosen: str | None = None
+    candidates = []
+    for step in steps:
+        refused = _step_refusals(table, route, step, device, facts)
+        verdict = "refused" if refused else "later" if chosen else "chosen"
+        if verdict == "chosen":
+            chosen = step.kernel
+        candidates.append(Candidate(step.kernel, verdict, refused, step.mark))
+    return Selection(chosen, tuple(candidates), problem, device, tuple(_notes(table, route, device, chosen)))
+
+
+def ordered(route: Route) -> Iterator[Step]:
+    """The steps of a route; a required or preferred kernel comes first, without the `when` of its step."""
+    first = route.require or route.prefer
+    if first is not None:
+        yield Step(first.kernel, (), first.mark)
+    for step in route.steps:
+        if first is None or step.kernel != first.kernel:
+            yield step
+
+
+def _step_refusals(table: Table, route: Route, step: Step, device: Device, facts: Facts) -> tuple[Refusal, ...]:
+    refused = _row_refusals(table, _kernel(table, step.kernel), device, facts)
+    required = route.require
+    if required is not None and step.kernel != required.kernel:
+        wanted = f"{required.kernel} (required)"
+        refused = (Refusal(step.kernel, "require", wanted, step.kernel, required.mark), *refused)
+    if step.when:
+        return (*refused, *misses(step.kernel, step.when, facts))
+    return refused
+
+
+def _row_refusals(table: Table, kernel: Kernel, device: Device, facts: Facts) -> tuple[Refusal, ...]:
+    """The refusals of denials, of the device and of the problem, in this order: the most telling one first."""
+    denials = [d for d in table.denials if d.kernel == kernel.id and _applies(d, device, facts)]
+    return (
+        *map(_denied, denials),
+        *_device_refusals(kernel, device, facts),
+        *_problem_refusals(kernel, facts),
+    )
+
+
+def _problem_refusals(kernel: Kernel, facts: Facts) -> tuple[Refusal, ...]:
+    """What of the problem a row does not accept; what has nothing to do with m, n and k is worked out once a kind."""
+    known: dict[str, tuple[tuple[Refusal, ...], tuple[Predicate, ...]]] = facts.get("unsized", {})
+    answer = known.get(kernel.id)
+    if answer is None:
+        sized = tuple(predicate for predicate in kernel.accepts if FACT_OF.get(predicate.key) in SIZES)
+        others = [predicate for predicate in kernel.accepts if predicate not in sized]
+        answer = known[kernel.id] = (tuple(misses(kernel.id, others, facts)), sized)
+    unfit = [predicate for predicate in answer[1] if not _fits_well(predicate, facts)]
+    return (*answer[0], *misses(kernel.id, unfit, facts)) if unfit else answer[0]
+
+
+def _fits_well(predicate: Predicate, facts: Facts) -> bool:
+    """Whether a limit on a known m, n or k holds, decided the short way; False leaves it to `misses`."""
+    size = facts[FACT_OF[predicate.key]]
+    if size is None:
+        return False
+    if isinstance(predicate, MultipleOf):
+        return bool(size % predicate.divisor == 0)
+    if isinstance(predicate, Range):
+        low, high = predicate.minimum, predicate.maximum
+        return bool((low is None or low <= size) and (high is None or size <= high))
+    return False
+
+
+def _answers_of_kind(facts: Facts, problem: Problem) -> dict[str, Any]:
+    """Where the answers for problems that differ from this one in m, n and k alone are kept; at most MOST_KINDS."""
+    kinds: dict[tuple[Any, ...], dict[str, Any]] = facts["kinds"]
+    kind = (
+        problem.scheme,
+        problem.input,
+        problem.output,
+        problem.bias,
+        problem.weight_granularity,
+        problem.weight_block,
+        problem.weight_scale,
+        problem.input_granularity,
+        problem.input_scaling,
+    )
+    if kind not in kinds and len(kinds) >= MOST_KINDS:
+        kinds.clear()
+    return kinds.setdefault(kind, {})
+
+
+def _device_refusals(kernel: Kernel, device: Device, facts: Facts) -> tuple[Refusal, ...]:
+    """What refuses a kernel on a device whatever the problem is; worked out once for each device."""
+    known: dict[str, tuple[Refusal, ...]] = facts["refused"]
+    refused = known.get(kernel.id)
+    if refused is None:
+        refused = known[kernel.id] = tuple(_ask_device(kernel, device, facts))
+    return refused
+
+
+def device_refusals(table: Table, kernel: Kernel, device: Device) -> tuple[Refusal, ...]:
+    """What refuses a row on a device whatever the problem is, denials apart."""
+    return _device_refusals(kernel, device, facts_of(table, device))
+
+
+def _ask_device(kernel: Kernel, device: Device, facts: Facts) -> Iterator[Refusal]:
+    runs_on = kernel.runs_on.get(device.platform)
+    if runs_on is None:
+        wanted = " or ".join(sorted(kernel.runs_on)) or "no platform"
+        yield Refusal(kernel.id, "runs_on", wanted, device.platform, kernel.mark)
+    else:
+        if facts["architecture"] is None and not runs_on.portable:
+            found = chip_name(facts)
+            yield Refusal(kernel.id, "runs_on.portable", "a chip that the table describes", found, runs_on.mark)
+        yield from misses(kernel.id, runs_on.predicates, facts)
+    yield from misses(kernel.id, kernel.needs, facts)
+
+
+def _applies(denial: Denial, device: Device, facts: Facts) -> bool:
+    """Whether a denial holds here.
+
+    An unknown m stands for any m, so a denial of some m holds for it. A package of assumed version is assumed to be a
+    good one, so a denial of some versions does not hold for it. Nor does one of some models for an unknown model.
+    """
+    if denial.models and not _is_named(facts["model"], denial.models):
+        return False
+    if denial.platform is not None and denial.platform != device.platform:
+        return False
+    return all(holds(denial.kernel, predicate, facts) for predicate in denial.predicates)
+
+
+def _is_named(model: str | None, patterns: tuple[str, ...]) -> bool:
+    return model is not None and any(fnmatchcase(model, pattern) for pattern in patterns)
+
+
+def holds(kernel: str, predicate: Predicate, facts: Facts) -> bool:
+    """Whether one predicate of a denial holds; see `_applies` for what is not known."""
+    fact = FACT_OF.get(predicate.key)
+    if fact == "m" and facts["m"] is None:
+        return True
+    if fact == "packages" and isinstance(predicate, Needs) and predicate.version is not None:
+        version = facts["packages"].get(distribution(predicate.name), "")
+        if version is None or (version == "" and facts["assume_all"]):
+            return False
+    return check(kernel, predicate, facts) is None
+
+
+def _denied(denial: Denial) -> Refusal:
+    found = denial.reason + (f" (until {denial.until})" if denial.until else "")
+    if denial.link:
+        found += f" [{denial.link}]"
+    wanted = "no erratum" if denial.source == "erratum" else "not disabled"
+    return Refusal(denial.kernel, denial.source, wanted, found, denial.mark)
+
+
+def _no_route(table: Table, device: Device, problem: Problem, route: Route | None) -> str:
+    if route is not None:
+        return f"the route of scheme '{problem.scheme}' on platform '{device.platform}' is empty ({route.mark})"
+    if device.platform not in table.platforms:
+        return f"the table does not know platform '{device.platform}'; {hint(device.platform, table.platforms)}"
+    mark: Mark = table.schemes[problem.scheme].mark
+    return f"scheme '{problem.scheme}' ({mark}) has no route on platform '{device.platform}'; add one under routes"
+
+
+def _notes(table: Table, route: Route, device: Device, chosen: str | None) -> Iterator[str]:
+    facts = facts_of(table, device)
+    if facts["architecture"] is None:
+        yield f"the table does not know this chip ({chip_name(facts)}): only portable rows may run"
+    if route.require is not None and chosen is None:
+        yield f"'{route.require.kernel}' is required ({route.require.mark}) and refuses: nothing else may be taken"
+    elif route.require is None and route.prefer is not None and chosen != route.prefer.kernel:
+        yield f"'{route.prefer.kernel}' is preferred ({route.prefer.mark}) but refuses: the route decides"
+
+
+def _kernel(table: Table, kernel_id: str) -> Kernel:
+    kernel = table.kernels.get(kernel_id)
+    if kernel is None:
+        raise ProblemError(f"unknown kernel {str(kernel_id)[:80]!r}; {hint(str(kernel_id), table.kernels)}")
+    return kernel
+
+
+def facts_of(table: Table, device: Device) -> dict[str, Any]:
+    """What predicates may ask about a device; worked out once."""
+    facts = table.answers.get(device)
+    if facts is None:
+        facts = device_facts(table, device)
+        _remember(table, device, facts)
+    return facts
+
+
+def _remember(table: Table, question: Any, answer: Any) -> None:
+    """Keep an answer. Threads may do this at once: each dict operation is atomic and every answer is equal."""
+    if len(table.answers) >= MOST_ANSWERS:
+        table.answers.clear()
+    table.answers[question] = answer
