@@ -1,0 +1,168 @@
+// out = x @ (weight * scale).T + bias on the CPU: weights stay FP8 in memory and are widened, scaled to float32, a tile
+// at a time into the first-level cache; sums are float32. One function, plain C calls.
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "cpu_fp8_job.h"
+#include "cpu_formats.h"
+#include "cpu_simd_portable.h"
+#include "cpu_threads.h"
+#define KT_PATH portable
+#include "cpu_fp8_path.h"
+
+#if defined(__x86_64__)
+#include "cpu_simd_avx2.h"
+#define KT_PATH avx2
+#include "cpu_fp8_path.h"
+
+#include "cpu_simd_avx512.h"
+#define KT_PATH avx512
+#include "cpu_fp8_path.h"
+#endif
+
+namespace kt {
+
+// Sums use subnormal numbers on every thread, whatever the caller's thread is set to.
+class KeepSubnormals {
+#if defined(__x86_64__)
+  public:
+    KeepSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ & ~0x8040u); }
+    ~KeepSubnormals() { _mm_setcsr(before_); }
+
+  private:
+    unsigned before_;
+#endif
+};
+
+// Memory of one thread that is kept from call to call and grows as needed, aligned to a cache line.
+class Buffer {
+  public:
+    ~Buffer() { std::free(start_); }
+    float* get(int64_t floats) {
+        if (floats > size_) {
+            std::free(start_);
+            start_ = nullptr, size_ = 0;
+            if (posix_memalign(&start_, 64, static_cast<size_t>(floats) * sizeof(float))) return nullptr;
+            size_ = floats;
+        }
+        return static_cast<float*>(start_);
+    }
+
+  private:
+    void* start_ = nullptr;
+    int64_t size_ = 0;
+};
+
+thread_local Buffer scratch_memory, packed_memory;
+
+static const Path* choose(int wanted) {
+#if defined(__x86_64__)
+    const bool has_avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (has_avx512 && (wanted == KT_PATH_AUTO || wanted == KT_PATH_AVX512)) return &avx512::PATH;
+    if (has_avx2 && (wanted == KT_PATH_AUTO || wanted == KT_PATH_AVX2)) return &avx2::PATH;
+#endif
+    return wanted == KT_PATH_AUTO || wanted == KT_PATH_PORTABLE ? &portable::PATH : nullptr;
+}
+
+struct Work {
+    kt_fp8_job job;
+    const Path& path;
+    Rows rows{};
+    int panels = 1;
+    std::atomic<int64_t> next{0};
+    std::atomic<bool> failed{false};
+    std::atomic<uint32_t> most{0};  // bits of the largest |x| so far
+};
+
+static float* scratch_of(Work& work, int64_t floats) {
+    float* scratch = scratch_memory.get(floats);
+    if (!scratch) work.failed = true;
+    return scratch;
+}
+
+static void find_amax(void* context) {
+    Work& work = *static_cast<Work*>(context);
+    const KeepSubnormals mode;
+    float* line = scratch_of(work, work.job.k);
+    if (!line) return;
+    for (int64_t row; (row = work.next++) < work.job.m;) {
+        const uint32_t found = to_bits(work.path.amax(work.job, row, line));
+        uint32_t most = work.most;
+        while (found > most && !work.most.compare_exchange_weak(most, found)) {
+        }
+    }
+}
+
+static void pack_rows(void* context) {
+    Work& work = *static_cast<Work*>(context);
+    const KeepSubnormals mode;
+    float* line = scratch_of(work, work.job.k);
+    if (!line) return;
+    for (int64_t row; (row = work.next++) < work.rows.rows;) work.path.pack(work.job, work.rows, row, line);
+}
+
+static void multiply_columns(void* context) {
+    Work& work = *static_cast<Work*>(context);
+    const KeepSubnormals mode;
+    float* scratch = scratch_of(work, work.path.scratch_floats(work.rows.rows, work.panels));
+    if (!scratch) return;
+    const int64_t width = work.panels * work.path.columns;
+    for (int64_t column; (column = width * work.next++) < work.job.n;) {
+        work.path.multiply(work.job, work.rows, column, work.panels, scratch);
+    }
+}
+
+// Sharing is worth waking another thread (some 10 us) only from about 100,000 steps on.
+static void share(Work& work, Pool::Body body, int64_t parts, int64_t steps) {
+    const int64_t threads = steps < 100000 ? 1 : smaller(work.job.threads, parts);
+    work.next = 0;
+    pool().run(static_cast<int>(threads), body, &work);
+}
+
+static int run(const kt_fp8_job& job, const Path& path) {
+    Work work{job, path};
+    if (job.input == KT_INPUT_TENSOR) {
+        share(work, find_amax, job.m, job.m * job.k);
+        work.job.input = KT_INPUT_STATIC;
+        work.job.input_scale = fp8_scale(from_bits(work.most), job.input_scale_ub);
+    }
+    const int64_t height = smaller(job.m, HEIGHT), depth = ceil_div(job.k, DEPTH) * DEPTH;
+    work.rows.packed = packed_memory.get(height * depth);
+    if (!work.rows.packed && height * depth > 0) return KT_NO_MEMORY;
+    work.panels = height > 16 ? 4 : 1;
+    const int64_t parts = ceil_div(job.n, work.panels * path.columns);
+    for (int64_t first = 0; first < job.m && !work.failed; first += height) {
+        work.rows.first = first, work.rows.rows = smaller(height, job.m - first);
+        share(work, pack_rows, work.rows.rows, work.rows.rows * job.k);
+        if (!work.failed) share(work, multiply_columns, parts, job.n * job.k);
+    }
+    return work.failed ? KT_NO_MEMORY : KT_OK;
+}
+
+}  // namespace kt
+
+extern "C" {
+
+__attribute__((visibility("default"))) int kt_fp8_linear(const kt_fp8_job* job) {
+    const kt::Path* path = kt::choose(job->path);
+    if (!path) return KT_NO_SUCH_PATH;
+    try {
+        return kt::run(*job, *path);
+    } catch (const std::bad_alloc&) {
+        return KT_NO_MEMORY;
+    }
+}
+
+// 1 when this machine can run the path (KT_PATH_*), else 0.
+__attribute__((visibility("default"))) int kt_fp8_has_path(int32_t path) { return kt::choose(path) != nullptr; }
+
+// Bytes of kt_fp8_job, so that the caller can see that it describes the same structure.
+__attribute__((visibility("default"))) int64_t kt_fp8_job_bytes() { return sizeof(kt_fp8_job); }
+
+}  // extern "C"

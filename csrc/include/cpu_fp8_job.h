@@ -1,0 +1,58 @@
+// One product of inputs [m, k] with FP8 weights [n, k]: what the caller describes, and how the work is cut.
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+enum { KT_F32 = 0, KT_BF16 = 1, KT_F16 = 2 };                                             // element types
+enum { KT_SCALE_F32 = 0, KT_SCALE_E8M0 = 1 };                                             // weight scale formats
+enum { KT_INPUT_PLAIN = 0, KT_INPUT_GROUP = 1, KT_INPUT_TENSOR = 2, KT_INPUT_STATIC = 3, KT_INPUT_MX = 4 };
+enum { KT_PATH_AUTO = 0, KT_PATH_PORTABLE = 1, KT_PATH_AVX2 = 2, KT_PATH_AVX512 = 3 };
+enum { KT_OK = 0, KT_NO_MEMORY = 1, KT_NO_SUCH_PATH = 2 };
+
+// Strides count elements. The columns of x, weight and scale are contiguous, out is [m, n] without gaps.
+// One weight scale covers block_n rows by block_k columns. bias is [n] float32 or null.
+// input says how x is quantized first: not at all, in groups of input_group columns of a row with a float32 scale
+// of at most input_scale_ub, over the whole of x, with the given input_scale, or in MX groups with an e8m0 scale.
+struct kt_fp8_job {
+    int64_t m, n, k, x_stride, weight_stride, scale_stride, block_n, block_k, input_group;
+    const void* x;
+    const uint8_t* weight;
+    const void* scale;
+    const float* bias;
+    void* out;
+    float input_scale, input_scale_ub;
+    int32_t x_type, out_type, scale_type, input, path, threads;
+};
+
+}  // extern "C"
+
+namespace kt {
+
+// Columns of k that are widened and multiplied at a time: 4 rows and 6 columns of them are 20 KiB, inside any L1 cache.
+constexpr int64_t DEPTH = 512;
+// Rows of x that are packed at a time.
+constexpr int64_t HEIGHT = 256;
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Rows [first, first + rows) of x as float32: packed[depth block][row][DEPTH], zero beyond k.
+struct Rows {
+    float* packed;
+    int64_t first, rows;
+    float* at(int64_t block, int64_t row) const { return packed + (block * rows + row) * DEPTH; }
+};
+
+// One instruction path. amax: the largest |x| of a row, NaN if it holds one. pack: one row, line is scratch [k].
+// multiply: output columns [column, column + panels * columns), scratch as scratch_floats says.
+struct Path {
+    int columns;
+    float (*amax)(const kt_fp8_job&, int64_t row, float* line);
+    void (*pack)(const kt_fp8_job&, const Rows&, int64_t row, float* line);
+    void (*multiply)(const kt_fp8_job&, const Rows&, int64_t column, int panels, float* scratch);
+    int64_t (*scratch_floats)(int64_t rows, int panels);
+};
+
+}  // namespace kt

@@ -1,0 +1,223 @@
+// The product for one instruction path; included once for each, with KT_PATH naming the namespace that holds the vectors.
+// Every output is one chain: lane l adds the products of columns l, l + LANES, ... of k in order, then the lanes are
+// added. The chain does not depend on m, on the tile or on the thread, so neither does any bit of the result.
+
+namespace kt::KT_PATH {
+
+constexpr int64_t ROW_SUMS = COLUMNS * LANES;  // floats of one row's sums
+
+KT_TARGET inline void read_row(const kt_fp8_job& job, int64_t row, float* line) {
+    const int64_t k = job.k, start = row * job.x_stride;
+    if (job.x_type == KT_F32) {
+        std::memcpy(line, static_cast<const float*>(job.x) + start, k * sizeof(float));
+    } else if (job.x_type == KT_BF16) {
+        const uint16_t* from = static_cast<const uint16_t*>(job.x) + start;
+        for (int64_t i = 0; i < k; ++i) line[i] = bf16_value(from[i]);
+    } else {
+        const uint16_t* from = static_cast<const uint16_t*>(job.x) + start;
+        for (int64_t i = 0; i < k; ++i) line[i] = f16_value(from[i]);
+    }
+}
+
+// Magnitudes of floats are in the order of their bits, and a NaN is above infinity: an integer maximum keeps it.
+KT_TARGET inline float largest(const float* line, int64_t count) {
+    uint32_t most = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        const uint32_t magnitude = to_bits(line[i]) & 0x7fffffffu;
+        most = magnitude > most ? magnitude : most;
+    }
+    return from_bits(most);
+}
+
+KT_TARGET inline void requantize(float* line, int64_t count, float scale) {
+    for (int64_t i = 0; i < count; ++i) line[i] = e4m3_nearest(line[i] / scale) * scale;
+}
+
+KT_TARGET inline void quantize_row(const kt_fp8_job& job, float* line) {
+    if (job.input == KT_INPUT_PLAIN) return;
+    if (job.input == KT_INPUT_STATIC) return requantize(line, job.k, job.input_scale);
+    for (int64_t start = 0; start < job.k; start += job.input_group) {
+        const int64_t count = smaller(job.input_group, job.k - start);
+        const float amax = largest(line + start, count);
+        requantize(line + start, count, job.input == KT_INPUT_MX ? mx_scale(amax) : fp8_scale(amax, job.input_scale_ub));
+    }
+}
+
+KT_TARGET inline float amax(const kt_fp8_job& job, int64_t row, float* line) {
+    read_row(job, row, line);
+    return largest(line, job.k);
+}
+
+KT_TARGET inline void pack(const kt_fp8_job& job, const Rows& rows, int64_t row, float* line) {
+    read_row(job, rows.first + row, line);
+    quantize_row(job, line);
+    for (int64_t start = 0, block = 0; start < job.k; start += DEPTH, ++block) {
+        const int64_t count = smaller(DEPTH, job.k - start);
+        float* to = rows.at(block, row);
+        std::memcpy(to, line + start, count * sizeof(float));
+        std::memset(to + count, 0, (DEPTH - count) * sizeof(float));
+    }
+}
+
+KT_TARGET inline float scale_at(const kt_fp8_job& job, int64_t row, int64_t column) {
+    const int64_t at = row * job.scale_stride + column;
+    if (job.scale_type == KT_SCALE_E8M0) return e8m0_value(static_cast<const uint8_t*>(job.scale)[at]);
+    return static_cast<const float*>(job.scale)[at];
+}
+
+// Weights of output column n, columns [start, start + count) of k, to to[DEPTH]; zero up to a whole vector.
+KT_TARGET inline void widen_column(const kt_fp8_job& job, int64_t n, int64_t start, int64_t count, float* to) {
+    const uint8_t* codes = job.weight + n * job.weight_stride + start;
+    const int64_t scale_row = n / job.block_n;
+    int64_t scale_column = start / job.block_k, done = 0;
+    while (done < count) {
+        const int64_t next = smaller(count, (scale_column + 1) * job.block_k - start);
+        widen(codes + done, static_cast<int>(next - done), scale_at(job, scale_row, scale_column), to + done);
+        done = next, ++scale_column;
+    }
+    for (; done % LANES; ++done) to[done] = 0.0f;
+}
+
+KT_TARGET inline void widen_panel(const kt_fp8_job& job, int64_t column, int64_t start, int64_t count, float* to) {
+    for (int c = 0; c < COLUMNS; ++c, to += DEPTH) {
+        if (column + c < job.n) {
+            widen_column(job, column + c, start, count, to);
+        } else {
+            std::memset(to, 0, DEPTH * sizeof(float));
+        }
+    }
+}
+
+// sums[R][COLUMNS] of vectors += x[R][depth] * weights[COLUMNS][depth], one vector along the depth at a time.
+template <int R>
+KT_TARGET inline void add_products(const float* x, const float* weights, int64_t depth, bool first, float* sums) {
+    Vec sum[R][COLUMNS];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int c = 0; c < COLUMNS; ++c) sum[r][c] = first ? zero() : load(sums + (r * COLUMNS + c) * LANES);
+    }
+    for (int64_t i = 0; i < depth; i += LANES) {
+        Vec row[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) row[r] = load(x + r * DEPTH + i);
+#pragma GCC unroll 8
+        for (int c = 0; c < COLUMNS; ++c) {
+            const Vec weight = load(weights + c * DEPTH + i);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) sum[r][c] = multiply_add(row[r], weight, sum[r][c]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int c = 0; c < COLUMNS; ++c) store(sums + (r * COLUMNS + c) * LANES, sum[r][c]);
+    }
+}
+
+KT_TARGET inline void add_rows(int64_t rows, const float* x, const float* w, int64_t depth, bool first, float* sums) {
+    if (rows >= 4 && ROWS >= 4) return add_products<4>(x, w, depth, first, sums);
+    if (rows >= 3) return add_products<3>(x, w, depth, first, sums);
+    if (rows == 2) return add_products<2>(x, w, depth, first, sums);
+    add_products<1>(x, w, depth, first, sums);
+}
+
+// The same for one row without a detour through memory: sums[COLUMNS] of vectors += x[count] * weights, widened in
+// registers. Returns how many columns of k it has done: whole steps, up to a scale that it cannot use.
+KT_TARGET inline int64_t add_row(const kt_fp8_job& job, const float* x, int64_t column, int64_t start, int64_t count,
+                                 float* sums) {
+    if (job.block_k % STEP && job.block_k < job.k) return 0;
+    const int64_t whole = count - count % STEP;
+    Vec sum[COLUMNS], units[COLUMNS];
+    const uint8_t* codes[COLUMNS];
+    int64_t scale_rows[COLUMNS], scale_column = start / job.block_k, done = 0;
+    for (int c = 0; c < COLUMNS; ++c) {
+        const int64_t n = smaller(column + c, job.n - 1);  // beyond the last column: computed, never written
+        scale_rows[c] = n / job.block_n;
+        codes[c] = job.weight + n * job.weight_stride + start;
+        sum[c] = start ? load(sums + c * LANES) : zero();
+    }
+    for (; done < whole; ++scale_column) {
+        bool all_usable = true;
+        for (int c = 0; c < COLUMNS; ++c) {
+            const float unit = scale_at(job, scale_rows[c], scale_column) * UNIT;
+            all_usable &= usable(unit);
+            units[c] = all(unit);
+        }
+        if (!all_usable) break;
+        const int64_t next = smaller(whole, (scale_column + 1) * job.block_k - start);
+        for (; done < next; done += STEP) {
+            const Vec low = load(x + done), high = load(x + done + LANES);
+#pragma GCC unroll 8
+            for (int c = 0; c < COLUMNS; ++c) {
+                const Pair weights = widen_step(codes[c] + done, units[c]);
+                sum[c] = multiply_add(high, weights.high, multiply_add(low, weights.low, sum[c]));
+            }
+        }
+    }
+    for (int c = 0; c < COLUMNS; ++c) store(sums + c * LANES, sum[c]);
+    return done;
+}
+
+KT_TARGET inline void write(const kt_fp8_job& job, int64_t row, int64_t column, float value) {
+    const int64_t at = row * job.n + column;
+    if (job.bias) value += job.bias[column];
+    if (job.out_type == KT_F32) {
+        static_cast<float*>(job.out)[at] = value;
+    } else {
+        static_cast<uint16_t*>(job.out)[at] = job.out_type == KT_BF16 ? bf16_code(value) : f16_code(value);
+    }
+}
+
+// scratch: widened weights [panels][COLUMNS][DEPTH], then sums [panels][rows][COLUMNS][LANES].
+KT_TARGET inline void multiply_rows(const kt_fp8_job& job, const Rows& rows, int64_t column, int panels, float* scratch) {
+    float* const sums = scratch + panels * COLUMNS * DEPTH;
+    for (int64_t start = 0, block = 0; start < job.k; start += DEPTH, ++block) {
+        const int64_t count = smaller(DEPTH, job.k - start), depth = ceil_div(count, LANES) * LANES;
+        for (int p = 0; p < panels; ++p) {
+            widen_panel(job, column + p * COLUMNS, start, count, scratch + p * COLUMNS * DEPTH);
+        }
+        for (int64_t row = 0; row < rows.rows; row += ROWS) {
+            for (int p = 0; p < panels; ++p) {
+                add_rows(rows.rows - row, rows.at(block, row), scratch + p * COLUMNS * DEPTH, depth, block == 0,
+                         sums + (p * rows.rows + row) * ROW_SUMS);
+            }
+        }
+    }
+}
+
+KT_TARGET inline void multiply_one_row(const kt_fp8_job& job, const Rows& rows, int64_t column, float* scratch) {
+    float* const sums = scratch + COLUMNS * DEPTH;
+    for (int64_t start = 0, block = 0; start < job.k; start += DEPTH, ++block) {
+        const int64_t count = smaller(DEPTH, job.k - start), depth = ceil_div(count, LANES) * LANES;
+        const float* x = rows.at(block, 0);
+        const int64_t done = add_row(job, x, column, start, count, sums);
+        if (done == count) continue;
+        widen_panel(job, column, start + done, count - done, scratch);
+        add_products<1>(x + done, scratch, depth - done, start + done == 0, sums);
+    }
+}
+
+KT_TARGET inline void multiply(const kt_fp8_job& job, const Rows& rows, int64_t column, int panels, float* scratch) {
+    if (rows.rows == 1 && panels == 1) {
+        multiply_one_row(job, rows, column, scratch);
+    } else {
+        multiply_rows(job, rows, column, panels, scratch);
+    }
+    const float* const sums = scratch + panels * COLUMNS * DEPTH;
+    for (int64_t row = 0; row < rows.rows; ++row) {
+        for (int64_t c = 0; c < panels * COLUMNS && column + c < job.n; ++c) {
+            const float* at = sums + ((c / COLUMNS) * rows.rows + row) * ROW_SUMS + (c % COLUMNS) * LANES;
+            write(job, rows.first + row, column + c, job.k ? sum(load(at)) : 0.0f);
+        }
+    }
+}
+
+inline int64_t scratch_floats(int64_t rows, int panels) { return panels * COLUMNS * (DEPTH + rows * LANES); }
+
+inline constexpr Path PATH{COLUMNS, amax, pack, multiply, scratch_floats};
+
+}  // namespace kt::KT_PATH
+
+#undef KT_PATH
+#undef KT_TARGET

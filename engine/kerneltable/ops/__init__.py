@@ -1,0 +1,1 @@
+"""Raw launches: tensors and integers in, tensor out, no policy."""

@@ -1,0 +1,142 @@
+"""The CPU product of plain or quantized inputs with FP8 weights: csrc/cpu/fp8_linear.cpp behind one Python call."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+
+import torch
+
+from kerneltable.errors import KernelInputError, KernelUnavailable
+from kerneltable.ops.cpp import load_library
+
+SOURCE = "cpu/fp8_linear.cpp"
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+INPUTS = {"none": 0, "group": 1, "tensor": 2, "static": 3, "mx": 4}
+PATHS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
+
+
+class _Job(ctypes.Structure):
+    """struct kt_fp8_job of csrc/include/cpu_fp8_job.h, field by field; the library is asked for its size."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("m", "n", "k", "x_stride", "weight_stride", "scale_stride")),
+        *((name, ctypes.c_int64) for name in ("block_n", "block_k", "input_group")),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "scale", "bias", "out")),
+        *((name, ctypes.c_float) for name in ("input_scale", "input_scale_ub")),
+        *((name, ctypes.c_int32) for name in ("x_type", "out_type", "scale_type", "input", "path", "threads")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """FP8 weights as they are multiplied.
+
+    codes   [n, k] float8_e4m3fn, columns contiguous
+    scale   [rows, columns] float32, or uint8 holding e8m0, contiguous; one covers block[0] x block[1] weights
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    block: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How inputs are quantized before the product.
+
+    mode    none | group (f32 scale a group) | tensor (one dynamic f32 scale) | static | mx (e8m0 scale a group)
+    group   columns that share a scale, for group and mx
+    scale   the static scale
+    upper   the largest dynamic scale of group and tensor; infinity when there is no bound
+    """
+
+    mode: str = "none"
+    group: int = 1
+    scale: float = 1.0
+    upper: float = math.inf
+
+
+def library() -> ctypes.CDLL:
+    """The compiled code. errors: KernelUnavailable if it cannot be had on this machine."""
+    loaded = load_library(SOURCE)
+    loaded.kt_fp8_job_bytes.restype = ctypes.c_int64
+    if loaded.kt_fp8_job_bytes() != ctypes.sizeof(_Job):
+        raise KernelUnavailable(
+            f"{SOURCE}: kt_fp8_job has {loaded.kt_fp8_job_bytes()} bytes; wanted {ctypes.sizeof(_Job)}, as here"
+        )
+    return loaded
+
+
+def has_path(path: str) -> bool:
+    """True when this machine can run the instruction path: auto, portable, avx2 or avx512."""
+    return bool(library().kt_fp8_has_path(PATHS[path]))
+
+
+def linear(
+    x: torch.Tensor,
+    weight: Weight,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    *,
+    quantization: Quantization = Quantization(),
+    path: str = "auto",
+    threads: int | None = None,
+) -> torch.Tensor:
+    """out = quantized(x) @ (codes * scale).T + bias, summed in float32; returns out.
+
+    x         [m, k] float32, bfloat16 or float16, columns contiguous, any row stride
+    bias      [n] float32, contiguous, or None
+    out       [m, n] float32, bfloat16 or float16, contiguous; each bit of it depends on its own row of x alone
+              (with mode tensor, on all of x) and on the path, never on m or on threads
+    threads   how many share the work; None: torch.get_num_threads()
+    errors    KernelInputError for a tensor that does not fit, KernelUnavailable for a path that is not of this machine,
+              MemoryError
+    """
+    _check(x, weight, bias, out)
+    m, k = x.shape
+    job = _Job(
+        m=m, n=out.shape[1], k=k, x_stride=x.stride(0), weight_stride=weight.codes.stride(0),
+        scale_stride=weight.scale.shape[1], block_n=weight.block[0], block_k=weight.block[1],
+        input_group=quantization.group, x=x.data_ptr(), weight=weight.codes.data_ptr(), scale=weight.scale.data_ptr(),
+        bias=None if bias is None else bias.data_ptr(), out=out.data_ptr(), input_scale=quantization.scale,
+        input_scale_ub=quantization.upper, x_type=TYPES[x.dtype], out_type=TYPES[out.dtype],
+        scale_type=int(weight.scale.dtype == torch.uint8), input=INPUTS[quantization.mode], path=PATHS[path],
+        threads=torch.get_num_threads() if threads is None else threads,
+    )  # fmt: skip
+    answer = load_library(SOURCE).kt_fp8_linear(ctypes.byref(job))
+    if answer == 1:
+        raise MemoryError(f"cpu_fp8: no memory to pack inputs [{m}, {k}]")
+    if answer:
+        raise KernelUnavailable(f"cpu_fp8: instruction path {path} is not supported by this machine; take auto")
+    return out
+
+
+def _check(x: torch.Tensor, weight: Weight, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+    """Everything that the C code relies on and cannot see for itself."""
+    n, k = weight.codes.shape
+    wanted_scale = [-(-n // weight.block[0]), -(-k // weight.block[1])]
+    checks = (
+        (x.dim() == 2 and x.shape[1] == k and x.dtype in TYPES, "x", f"[m, {k}] f32, bf16 or f16", x),
+        (k <= 1 or x.stride(1) == 1, "x", "contiguous columns", x),
+        (weight.codes.dtype == torch.float8_e4m3fn, "weight", "float8_e4m3fn", weight.codes),
+        (k <= 1 or weight.codes.stride(1) == 1, "weight", "contiguous columns", weight.codes),
+        (weight.scale.dtype in (torch.float32, torch.uint8), "weight_scale", "f32, or uint8 of e8m0", weight.scale),
+        (list(weight.scale.shape) == wanted_scale, "weight_scale", f"{wanted_scale}", weight.scale),
+        (weight.scale.is_contiguous(), "weight_scale", "contiguous", weight.scale),
+        (out.shape == (x.shape[0], n) and out.dtype in TYPES, "out", f"[{x.shape[0]}, {n}] f32, bf16 or f16", out),
+        (out.is_contiguous(), "out", "contiguous", out),
+        (bias is None or (bias.shape == (n,) and bias.dtype == torch.float32), "bias", f"[{n}] f32", bias),
+        (bias is None or bias.is_contiguous(), "bias", "contiguous", bias),
+    )
+    for holds, name, wanted, found in checks:
+        if not holds and found is not None:
+            raise KernelInputError(
+                f"cpu_fp8: {name} must be {wanted}; found {list(found.shape)} {found.dtype}, strides {found.stride()}"
+            )
+    for tensor in (x, weight.codes, weight.scale, out) if bias is None else (x, weight.codes, weight.scale, out, bias):
+        if tensor.device.type != "cpu":
+            raise KernelInputError(
+                f"cpu_fp8: every tensor must be on the CPU; found one on {tensor.device}; move it there"
+            )

@@ -1,0 +1,90 @@
+"""What the Hopper kernels decide and pack on the host, and that every instance they can ask for compiles."""
+
+import itertools
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from kerneltable.ops import hopper_fp8_block, hopper_instances, hopper_w8a16
+from kerneltable.ops.hopper import DTYPE_CODES
+from kerneltable.ops.settings import CompileSettings
+from kerneltable.ops.sources import source
+
+SHAPES = [(16, 16), (2112, 7168), (4096, 7168), (7168, 2048), (24576, 1536), (32768, 512), (8192, 28672), (576, 7168)]
+ROWS = [1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 1024, 8192]
+
+
+def fragment_order(tile: torch.Tensor) -> torch.Tensor:
+    """A tile [64, 128] in the order of wgmma's fragments, written down thread by thread from the PTX manual."""
+    out = []
+    for quarter, warp, lane in itertools.product(range(4), range(4), range(32)):
+        for instruction, half in itertools.product(range(2), range(2)):
+            column = quarter * 32 + instruction * 16 + half * 8 + 2 * (lane % 4)
+            row = warp * 16 + lane // 4
+            out += [tile[row + 8, column], tile[row, column], tile[row + 8, column + 1], tile[row, column + 1]]
+    return torch.stack(out)
+
+
+def test_packing_is_the_order_of_the_fragments():
+    codes = torch.randint(0, 256, (130, 192), dtype=torch.uint8)
+    packed = hopper_w8a16.pack(codes, None)
+    assert packed.shape == (3, 2, 8192)
+    padded = torch.zeros(192, 256, dtype=torch.uint8)
+    padded[:130, :192] = codes
+    for tile, block in itertools.product(range(3), range(2)):
+        wanted = fragment_order(padded[tile * 64 : tile * 64 + 64, block * 128 : block * 128 + 128])
+        assert torch.equal(packed[tile, block], wanted)
+
+
+def test_exponents_follow_their_tile_in_the_order_of_the_threads_rows():
+    exponents = torch.randint(100, 130, (64, 4), dtype=torch.uint8)
+    packed = hopper_w8a16.pack(torch.zeros(64, 128, dtype=torch.uint8), exponents)
+    tail = packed[0, 0, 8192:].view(4, 8, 4, 2)
+    for warp, row, quarter, half in itertools.product(range(4), range(8), range(4), range(2)):
+        assert tail[warp, row, quarter, half] == exponents[warp * 16 + half * 8 + row, quarter]
+
+
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize("m", ROWS)
+def test_every_part_of_k_has_work_and_every_row_a_column(m, n, k):
+    blocks = -(-k // 128)
+    fp8 = hopper_fp8_block.variant(m, n, k, 132)
+    if isinstance(fp8, hopper_fp8_block.Stream):
+        assert fp8.columns >= m
+        assert 1 <= fp8.split <= min(8, blocks)
+    for scales in (hopper_w8a16.BY_ROW, hopper_w8a16.BY_BLOCK, hopper_w8a16.BY_32):
+        choice = hopper_w8a16.variant(m, n, k, scales, 132)
+        assert 1 <= choice.split * choice.inputs <= 8
+        assert choice.split <= blocks
+
+
+def instances():
+    """Every instance that the shapes above ask for, as (source, defines)."""
+    return hopper_instances.instances(SHAPES, ROWS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("cuda.bindings") is None if find_spec("cuda") else True, reason="needs cuda-bindings")
+@pytest.mark.parametrize("dtype", sorted(DTYPE_CODES))
+def test_the_quantizer_compiles_for_every_input(dtype, tmp_path):
+    from kerneltable.ops.nvrtc import compile_cubin, find_nvrtc
+
+    if isinstance(find_nvrtc(), str):
+        pytest.skip(find_nvrtc())
+    settings = CompileSettings(folder=tmp_path)
+    binary = compile_cubin(source("cuda/quantize_block.cu"), "sm_90a", settings, {"KT_IN": DTYPE_CODES[dtype]})
+    assert binary.content[:4] == b"\x7fELF"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("cuda.bindings") is None if find_spec("cuda") else True, reason="needs cuda-bindings")
+def test_every_instance_compiles_and_none_spills_or_waits(tmp_path):
+    from kerneltable.ops.nvrtc import compile_cubin, find_nvrtc
+
+    if isinstance(find_nvrtc(), str):
+        pytest.skip(find_nvrtc())
+    settings = CompileSettings(folder=tmp_path)
+    few = instances()[:: max(1, len(instances()) // 12)]
+    for file, defines in few:
+        assert compile_cubin(source(file), "sm_90a", settings, dict(defines)).content[:4] == b"\x7fELF"
