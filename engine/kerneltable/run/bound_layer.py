@@ -1,0 +1,273 @@
+"""A quantized layer bound to kernels: where it is, what it is packed for, and when that is over."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from kerneltable.errors import CaptureError, KernelInputError
+from kerneltable.formats import FORMATS
+from kerneltable.model import Device, Problem, Selection, Table
+from kerneltable.ops.torch_op import register
+from kerneltable.run.checkpoint_tensors import HANDLE, CheckpointTensors
+from kerneltable.run.layer import INPUT_FORMATS, Declared, Layer
+from kerneltable.run.place import Run, check_place, device_for, forked_away, on_device
+from kerneltable.run.plan import Plan, bind, choose
+from kerneltable.run.watch import is_capturing
+from kerneltable.select import complete, explain
+from kerneltable.select.problems import scheme_of
+
+if TYPE_CHECKING:
+    from typing import Self
+
+NOT_COPIED = frozenset({"_lock", "_ready", "_captured", "_device", "_op"})
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A layer's plan for one dtype of x, and what it rests on.
+
+    run     the plan's call, with the layer's device as the current one
+    place   where x must be
+    pins    the tensors that were packed, by name: when one is another object now, this is out of date
+    """
+
+    plan: Plan
+    run: Run
+    place: torch.device
+    pins: tuple[tuple[str, Tensor], ...]
+
+
+def torch_dtype(format: str) -> torch.dtype:
+    """The torch dtype of a format of the table ("bf16")."""
+    found: torch.dtype = getattr(torch, FORMATS[format].torch_dtype)
+    return found
+
+
+class BoundLayer(CheckpointTensors):
+    """A layer, the table that decides for it, and one plan for each dtype of x that it has met.
+
+    Plans belong to one process, one device and one set of tensors: they are never copied, pickled or moved, but made
+    anew where the layer then is. Those that a CUDA graph was captured with live as long as the layer.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    _ready: dict[torch.dtype, Ready]
+    _captured: list[Run]
+    _device: Device | None
+
+    def __init__(
+        self,
+        layer: Layer,
+        table: Table,
+        device: Device | None,
+        declared: Declared,
+        force: str | None = None,
+        name: str = "",
+        *,
+        spelled: Mapping[str, str] | None = None,
+    ) -> None:
+        """Choose a kernel, and pack for it where the tensors allow it.
+
+        device    None: that of the tensors, wherever they are moved
+        spelled   the scheme's own name of a tensor -> its name in the checkpoint, where they differ
+        errors    NoKernelError (every candidate refuses), ProblemError
+        """
+        scheme = table.schemes[layer.problem.scheme]
+        trusted = declared.trusted_scales
+        super().__init__(scheme, layer.tensors, layer.bias, spelled=spelled or {}, trusted_scales=trusted, name=name)
+        self.table = table
+        self.declared = declared
+        self._given = device
+        self._force = force
+        self._problem = complete(scheme, layer.problem)
+        self._k = self._problem.k
+        self._output = None if declared.output is None else torch_dtype(self._problem.output)
+        self._begin()
+        choose(table, self._placed(), self._problem, force)
+        if self._can_bind():
+            self._bind(torch_dtype(self._problem.input))
+
+    # --- Questions ----------------------------------------------------------------------------------------------
+
+    @property
+    def problem(self) -> Problem:
+        """The problem of this layer, m unknown, for the input dtype it was declared for."""
+        return self._problem
+
+    @property
+    def selection(self) -> Selection:
+        """The choice for an unknown m, with every candidate and its refusals."""
+        ready = self._ready.get(torch_dtype(self._problem.input))
+        return ready.plan.selection if ready else choose(self.table, self._placed(), self._problem, self._force)
+
+    @property
+    def kernel(self) -> str | None:
+        """The id of the kernel that computes this layer, for an unknown m; None when nothing takes it."""
+        ready = self._ready.get(torch_dtype(self._problem.input))
+        return ready.plan.kernel if ready else self.selection.kernel
+
+    def kernel_for(self, m: int) -> str:
+        """The id of the kernel that computes m rows (at least 1) of the declared input dtype, packed if need be.
+
+        errors   NoKernelError with every refusal, KernelInputError when the layer is not on its device
+        """
+        return self._bind(torch_dtype(self._problem.input)).plan.id_for(m)
+
+    def explain(self, m: int | None = None, *, verbose: bool = False) -> str:
+        """The choice as text: the winner and why it is placed where it is, then what refused the others.
+
+        verbose   every refusal of every candidate instead of the first; the same as `kerneltable explain -v`
+        """
+        selection = (
+            self.selection if m is None else choose(self.table, self._placed(), self._problem.at(m), self._force)
+        )
+        return "\n".join(explain.text(self.table, selection, verbose=verbose))
+
+    def extra_repr(self) -> str:
+        """What `print(layer)` shows."""
+        problem = self._problem
+        return f"{problem.scheme}, n={problem.n}, k={problem.k}, bias={problem.bias}, kernel={self.kernel}"
+
+    # --- Binding --------------------------------------------------------------------------------------------------
+
+    def prepare(self, m: int | Iterable[int] = (), input: str | None = None) -> Self:
+        """Bind, pack, compile and check now what calls with these numbers of rows need.
+
+        Wanted before a CUDA graph is captured, also by torch.compile(mode="reduce-overhead"): in its warm-up run a
+        kernel would be packed into the memory of the graph.
+
+        m        rows, each at least 1; none: bind and pack for an unknown m, and run nothing
+        input    dtype of x (bf16, f16, f32); None: the declared one
+        errors   those of a call
+        """
+        dtype = torch_dtype(input or self._problem.input)
+        if self._has_numbers():
+            self._bind(dtype)
+        for rows in (m,) if isinstance(m, int) else m:
+            self.serve(torch.randn(rows, self._k).to(dtype).to(self.weight.device))
+        return self
+
+    def repack(self) -> Self:
+        """Pack again what was packed, after tensors were changed in place by other means than `load_state_dict`."""
+        self._changed(numbers=True)
+        return self
+
+    def rebind(self, table: Table) -> Self:
+        """Let another table decide from now on: pack what was packed again, then change over at once.
+
+        errors   NoKernelError, ProblemError (the table has no such scheme): the layer then stays as it is
+        """
+        with self._lock:
+            complete(scheme_of(table, self._problem.scheme), self._problem)
+            device = self._given or device_for(self.weight.device, table)
+            choose(table, device, self._problem, self._force)
+            ready = {dtype: self._packed(dtype, table, device) for dtype in tuple(self._ready)}
+            self.table, self._device, self._ready = table, device, ready
+        return self
+
+    def serve(self, x: Tensor) -> Tensor:
+        """x [..., k] to [..., n]; what the registered op runs."""
+        raise NotImplementedError
+
+    def _bind(self, dtype: torch.dtype) -> Ready:
+        """The plan for a dtype of x, with the tensors of now; made by the first caller while others wait."""
+        known = self._ready  # replaced when the tensors change: what is made for the old ones is then forgotten
+        with self._lock:
+            ready = known.get(dtype)
+            if ready is not None and all(self._buffers[name] is packed for name, packed in ready.pins):
+                return ready
+            if is_capturing():
+                raise CaptureError(
+                    f"{self.name}: not bound for {dtype} yet, and a CUDA graph is being captured; call "
+                    "layer.prepare(m=...) with the rows of the graph before the capture"
+                )
+            place = self.weight.device
+            if (forked := forked_away(place)) is not None:
+                raise forked
+            if ready is not None and self._given is None and ready.place != place:
+                self._device = None
+            ready = known[dtype] = self._packed(dtype, self.table, self._device_here())
+            return ready
+
+    def _packed(self, dtype: torch.dtype, table: Table, device: Device) -> Ready:
+        """A plan for a dtype of x with the tensors of now, by a table, for a device."""
+        tensors, place = self.tensors(), self.weight.device
+        plan = bind(table, device, self._problem_for(dtype), tensors, self._force)
+        run = on_device(plan, place)
+        if place.type == "cuda":
+            run = register().kept_through_captures(run, getattr(self, HANDLE), self._captured, is_capturing)
+        return Ready(plan, run, place, tuple(tensors.items()))
+
+    def _problem_for(self, dtype: torch.dtype) -> Problem:
+        input = INPUT_FORMATS[dtype]
+        return replace(self._problem, input=input, output=self.declared.output or input)
+
+    def _device_here(self) -> Device:
+        """The Device that decides. errors: KernelInputError when the tensors are not on it."""
+        elsewhere = check_place(self._placed(), self.weight.device)
+        if elsewhere is not None:
+            raise KernelInputError(f"{self.name}: {elsewhere}")
+        return self._placed()
+
+    def _placed(self) -> Device:
+        """The Device that decides: the given one, else that of the tensors."""
+        if self._device is None:
+            self._device = self._given or device_for(self.weight.device, self.table)
+        return self._device
+
+    def _has_numbers(self) -> bool:
+        return self._problem.n > 0 and self._k > 0
+
+    def _can_bind(self) -> bool:
+        return self._has_numbers() and check_place(self._placed(), self.weight.device) is None
+
+    # --- When that is over ----------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """In this process and place nothing is bound yet."""
+        self._lock = threading.RLock()
+        self._captured = []
+        self._op = register().op
+        self._renew()
+
+    def _renew(self) -> None:
+        """Forget what is bound, and give the op a new handle: what was traced with the old one is traced again."""
+        place = self.weight.device
+        self._kind = "cpu" if place.type == "meta" else place.type
+        self._ready = {}
+        self._device = None
+        old = self._buffers.get(HANDLE)
+        self.register_buffer(HANDLE, register().enter(self, place), persistent=False)
+        register().leave(self, old)
+
+    def _changed(self, *, numbers: bool) -> None:
+        """Pack again at once what was packed: later would be inside a call, or the warm-up of a CUDA graph."""
+        if not numbers:
+            bound = self._ready
+            self._renew()
+            self._ready = bound
+            return
+        dtypes = tuple(self._ready)
+        self._renew()
+        for dtype in dtypes if self._can_bind() else ():
+            self._bind(dtype)
+
+    def after_fork(self) -> None:
+        """In a forked child: a thread of the parent may have held the lock; a GPU cannot be used."""
+        self._lock = threading.RLock()
+        if self._kind != "cpu":
+            self._ready = {}
+
+    def _drop(self) -> frozenset[str]:
+        return NOT_COPIED
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._begin()

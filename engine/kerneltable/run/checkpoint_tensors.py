@@ -1,0 +1,163 @@
+"""A module that holds a layer's tensors as the checkpoint has them, whatever torch does to modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kerneltable.errors import LayerError
+from kerneltable.run.layer import SCALARS, check_values, own_names
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from kerneltable.model import Scheme
+
+HANDLE = "_handle"
+NARROW = "_narrow"
+"""In a copied state: dtypes of 8-bit floats, which go as bytes (torch cannot unpickle them outside torch.save)."""
+
+SCALES = ("weight_scale", *SCALARS)
+
+
+class CheckpointTensors(torch.nn.Module):
+    """Tensors of one layer: buffers under the scheme's own names, in a state dict under those of the checkpoint.
+
+    They keep their dtypes: `.half()` and `.to(dtype)` move nothing but the device. A subclass says what follows when
+    they change.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        tensors: Mapping[str, torch.Tensor],
+        bias: torch.Tensor | None,
+        *,
+        spelled: Mapping[str, str],
+        trusted_scales: bool,
+        name: str,
+    ) -> None:
+        """Keep the tensors.
+
+        tensors   checked, under the scheme's own names
+        spelled   own name -> name in the checkpoint, where they differ
+        """
+        super().__init__()
+        self.name = name
+        self._scheme = scheme
+        self._spelled = dict(spelled)
+        self._trusted = trusted_scales
+        self._parameters_of = tuple(tensors)
+        for key, tensor in tensors.items():
+            self.register_buffer(key, tensor.detach())
+        self.register_buffer("bias", None if bias is None else bias.detach())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The checkpoint's tensors under the scheme's own names, without the bias."""
+        return {key: getattr(self, key) for key in self._parameters_of}
+
+    def _changed(self, *, numbers: bool) -> None:
+        """The tensors are others now, or elsewhere; numbers False: their place in memory at most."""
+        raise NotImplementedError
+
+    def _drop(self) -> frozenset[str]:
+        """The names of attributes that belong to this process, device and moment, and are not copied."""
+        raise NotImplementedError
+
+    # --- Moving ---------------------------------------------------------------------------------------------------
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move the tensors as asked, and never convert them."""
+        before = {key: buffer for key, buffer in self._buffers.items() if buffer is not None and key != HANDLE}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for key, old in before.items():
+            new = self._buffers[key]
+            if new is not None and new.dtype != old.dtype:
+                self._buffers[key] = old.to(new.device)
+        self._changed(numbers=any(self._buffers[key] is not old for key, old in before.items()))
+        return self
+
+    # --- State dicts ----------------------------------------------------------------------------------------------
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """The tensors under the names that the checkpoint had for them."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for own, given in self._spelled.items():
+            destination[prefix + given] = destination.pop(prefix + own)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: dict[str, Any],
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
+        """Take other tensors of the same shapes and dtypes, under their own names or any alias; all of them or none.
+
+        errors   LayerError for another dtype (torch would convert it, and scales would no longer fit), bad scales, or
+                 two names of one tensor that differ; other shapes are reported as torch does
+        """
+        part = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        given = own_names(self._scheme, part, self.name)
+        shapes = self._check_given(given, prefix)
+        if shapes:
+            errors.extend(shapes)
+            return
+        renamed = {prefix + key: value.detach() for key, value in given.items()}
+        super()._load_from_state_dict(renamed, prefix, metadata, strict, missing, unexpected, errors)
+        self._changed(numbers=True)
+
+    def _check_given(self, given: Mapping[str, torch.Tensor], prefix: str) -> list[str]:
+        """Tensors of a state dict whose shape does not fit, in torch's words; LayerError for what must not be taken."""
+        wrong = []
+        for key, held in self._buffers.items():
+            new = given.get(key)
+            if held is None or new is None:
+                continue
+            if new.dtype != held.dtype:
+                raise LayerError(
+                    f"{self.name}: {key} must be {held.dtype}; found {new.dtype} in the state dict; build a new layer "
+                    "from these tensors"
+                )
+            if new.shape != held.shape:
+                wrong.append(
+                    f"size mismatch for {prefix}{key}: copying a param with shape {new.shape} from checkpoint, "
+                    f"the shape in current model is {held.shape}."
+                )
+            elif key in SCALES and not self._trusted:
+                check_values(new, key, self.name)
+        return wrong
+
+    # --- Copies ---------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {key: value for key, value in self.__dict__.items() if key not in self._drop()}
+        held = {key: value for key, value in self._buffers.items() if key != HANDLE}
+        narrow = {
+            key: t.dtype for key, t in held.items() if t is not None and t.is_floating_point() and t.itemsize == 1
+        }
+        state[NARROW] = narrow
+        state["_buffers"] = {
+            key: t if t is None or key not in narrow else t.view(torch.uint8) for key, t in held.items()
+        }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        narrow = state.pop(NARROW)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for key, dtype in narrow.items():
+            self._buffers[key] = getattr(self, key).view(dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        memo[id(self._scheme)] = self._scheme
+        state = {key: deepcopy(value, memo) for key, value in self.__getstate__().items()}
+        twin.__setstate__(state)
+        return twin

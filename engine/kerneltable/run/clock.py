@@ -1,0 +1,108 @@
+"""Times of short calls: CUDA graphs over rotating copies on a GPU, a clock around each call on a CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+Call = Callable[[], object]
+
+ROTATED_BYTES = 256 * 2**20
+"""Weights that take turns hold at least this: four times the L2 cache of an H200, so that each is read from memory."""
+
+MOST_COPIES = 16
+LAUNCHES_IN_A_GRAPH = 20
+REPLAYS = 15
+BUDGET_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Microseconds a call: the median, and the 10th and 90th percentile of what was measured."""
+
+    median: float
+    low: float
+    high: float
+
+
+def copies_of(size: int, rotated: int = ROTATED_BYTES) -> int:
+    """How many copies of `size` bytes take turns: enough to outgrow the caches, 2 at least."""
+    return max(2, min(MOST_COPIES, -(-rotated // max(size, 1))))
+
+
+def microseconds(calls: Sequence[Call], device: torch.device) -> Spread:
+    """Time calls that do the same work on different data.
+
+    calls    each works on tensors of its own; together they outgrow the caches
+    device   a GPU: the calls are captured into one CUDA graph, whose replays are timed with events, so that no host
+             time counts; else each call is timed on the host
+    """
+    return _on_gpu(calls) if device.type == "cuda" else _on_host(calls)
+
+
+def _on_gpu(calls: Sequence[Call]) -> Spread:
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    graph = torch.cuda.CUDAGraph()
+    rounds = max(1, LAUNCHES_IN_A_GRAPH // len(calls))
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            for _ in range(rounds):
+                for call in calls:
+                    call()
+    launches = rounds * len(calls)
+    first = _replay_times(graph, 2)[-1]
+    count = max(5, min(REPLAYS, int(BUDGET_S * 1e3 / max(first, 1e-3))))
+    return _spread([elapsed * 1e3 / launches for elapsed in _replay_times(graph, count)])
+
+
+def _replay_times(graph: torch.cuda.CUDAGraph, count: int) -> list[float]:
+    """Milliseconds of each replay."""
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
+    marks[0].record()
+    for mark in marks[1:]:
+        graph.replay()
+        mark.record()
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) for start, end in pairwise(marks)]
+
+
+def _on_host(calls: Sequence[Call]) -> Spread:
+    for call in calls[:2]:
+        call()
+    times: list[float] = []
+    end = time.perf_counter() + 4 * BUDGET_S
+    while len(times) < 3 * len(calls) or (time.perf_counter() < end and len(times) < 200):
+        for call in calls:
+            start = time.perf_counter()
+            call()
+            times.append((time.perf_counter() - start) * 1e6)
+    return _spread(times)
+
+
+def _spread(times: list[float]) -> Spread:
+    ordered = sorted(times)
+    last = len(ordered) - 1
+    return Spread(ordered[len(ordered) // 2], ordered[round(last * 0.1)], ordered[round(last * 0.9)])
+
+
+def memory_rate(device: torch.device) -> float:
+    """Bytes a second that the memory gives: the best of a few passes over a large tensor, bytes read plus written."""
+    size = 2**31 if device.type == "cuda" else 2**27
+    source = torch.ones(size // 4, dtype=torch.int32, device=device)
+    target = torch.empty_like(source)
+    best = min(microseconds([lambda: torch.neg(source, out=target)], device).low for _ in range(3))
+    return 2 * size / best * 1e6
+
+
+def product_rate(device: torch.device) -> float:
+    """Multiplications and additions a second of a large matrix product: bf16 on a GPU, f32 on a CPU."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / microseconds([lambda: a @ b], device).low * 1e6

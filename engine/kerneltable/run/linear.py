@@ -1,0 +1,157 @@
+"""QuantLinear: a quantized linear layer computed by the kernel that the table chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, is_autocast_enabled
+from torch.compiler import is_compiling
+
+from kerneltable.errors import KernelInputError, ProblemError
+from kerneltable.model import Device, Table
+from kerneltable.run.bound_layer import BoundLayer
+from kerneltable.run.checkpoint_tensors import HANDLE
+from kerneltable.run.layer import Declared, format_of, read_layer, spelled_otherwise
+from kerneltable.run.place import present_device, shipped_table
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class QuantLinear(BoundLayer):
+    """y = x @ dequantized(weight).T + bias, for inference.
+
+    The checkpoint's tensors are persistent buffers under the scheme's own names (`weight`, `weight_scale`, ...);
+    `state_dict` gives them back as they came, under the names that they came by. They keep their dtypes: `.half()` and
+    `.to(dtype)` move nothing but the device. There is no gradient: whatever x asks for, the result is detached.
+    """
+
+    @classmethod
+    def from_tensors(  # noqa: PLR0913  one keyword for each thing that a layer's tensors may leave open
+        cls,
+        scheme: str,
+        tensors: Mapping[str, torch.Tensor | None],
+        bias: torch.Tensor | None = None,
+        table: Table | None = None,
+        device: Device | str | None = None,
+        *,
+        input: str = "bf16",
+        output: str | None = None,
+        weight_granularity: str | None = None,
+        weight_block: tuple[int, int] | None = None,
+        input_granularity: str | None = None,
+        input_scaling: str | None = None,
+        trusted_scales: bool = False,
+        kernel: str | None = None,
+        name: str = "layer",
+        model: str | None = None,
+    ) -> Self:
+        """Build a layer from the tensors of a checkpoint and bind it to the kernel that the table chooses.
+
+        tensors   weight [n, k] float8_e4m3fn, weight_scale (or weight_scale_inv), optional input_scale,
+                  input_scale_ub, bias; shapes and dtypes as in `kerneltable.run.layer.read_layer`
+        bias      [n] f32, bf16 or f16
+        table     None: the shipped table
+        device    a Device, a name of the table ("h200"), or None: the device of the tensors, probed. For a device that
+                  is not the tensors' own the layer can be asked (`kernel`, `explain`), not called
+        input     dtype of x to bind for now (bf16, f16, f32); another dtype is bound at its first call
+        output    dtype of the result; None: that of x
+        kernel    a kernel that must be taken, else NoKernelError
+        model     the name of the checkpoint, for errata that speak of some models; None: unknown
+        errors    LayerError (tensors), ProblemError (scheme, dtype), NoKernelError (every candidate refuses)
+        """
+        table = table or shipped_table()
+        known = table.schemes.get(scheme)
+        if known is None:
+            raise ProblemError(
+                f"{name}: unknown scheme '{scheme[:200]}'; the table has {', '.join(sorted(table.schemes))}"
+            )
+        block = None if weight_block is None else (weight_block[0], weight_block[1])
+        declared = Declared(input, output, weight_granularity, block, input_granularity, input_scaling, trusted_scales)
+        layer = read_layer(known, tensors, bias, declared, name)
+        layer = replace(layer, problem=replace(layer.problem, model=model))
+        where = None if device is None else present_device(device, table)
+        return cls(layer, table, where, declared, kernel, name, spelled=spelled_otherwise(known, tensors))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer.
+
+        x        [..., k] or [k], f32, bf16 or f16, any strides, on the layer's device; under autocast it is first cast
+                 to autocast's dtype, as for torch.nn.Linear
+        returns  [..., n], in the declared output dtype, else that of x; detached
+        errors   KernelInputError (shape, dtype or device of x), NoKernelError (no kernel takes this dtype),
+                 CaptureError (not prepared, inside a CUDA graph capture)
+        """
+        if is_autocast_enabled(self._kind):
+            return self._under_autocast(x)
+        if is_compiling() or type(x) is not Tensor:
+            return self._through_op(x)
+        return self._compute(x)
+
+    def serve(self, x: Tensor) -> Tensor:
+        """x [..., k] to [..., n], as `forward` without tracing and casting; what the registered op runs."""
+        return self._compute_slowly(x) if is_autocast_enabled(self._kind) else self._compute(x)
+
+    def _compute(self, x: Tensor) -> Tensor:
+        """The straight way: one look-up by dtype, then the kernel. Whatever is unusual goes the long way."""
+        ready = self._ready.get(x.dtype)
+        if ready is None or x.requires_grad or x.device != ready.place:
+            return self._compute_slowly(x)
+        buffers = self._buffers
+        for name, packed in ready.pins:
+            if buffers[name] is not packed:
+                return self._compute_slowly(x)
+        shape = x.shape
+        if len(shape) < 2 or shape[-1] != self._k or not x.is_contiguous() or not x.numel():
+            return self._compute_slowly(x)
+        if len(shape) == 2:
+            return ready.run(x, buffers["bias"])
+        return ready.run(x.view(-1, self._k), buffers["bias"]).view(*shape[:-1], -1)
+
+    def _compute_slowly(self, x: Tensor) -> Tensor:
+        """Check x, bind what is not bound, flatten, compute without autocast, and give the leading dimensions back."""
+        self._check_input(x)
+        if x.numel() == 0 or self._problem.n == 0 or x.is_meta:
+            return self._without_product(x)
+        ready = self._bind(x.dtype)
+        rows = x.detach().reshape(-1, self._k).contiguous()
+        with torch.autocast(self._kind, enabled=False):
+            out = ready.run(rows, self.bias)
+        return out.reshape(*x.shape[:-1], self._problem.n)
+
+    def _through_op(self, x: Tensor) -> Tensor:
+        """The layer as one opaque operation, for whoever traces it; the kernel is looked up when that runs."""
+        x = x.detach() if x.requires_grad else x
+        out: Tensor = self._op(x, self._buffers[HANDLE], self._problem.n, self._k, self._output)
+        return out
+
+    def _under_autocast(self, x: Tensor) -> Tensor:
+        """Cast x as autocast does for nn.Linear (floating point but not float64), then compute without autocast."""
+        if x.is_floating_point() and x.dtype != torch.float64:
+            x = x.to(torch.get_autocast_dtype(self._kind))
+        return self._through_op(x) if is_compiling() or type(x) is not Tensor else self._compute_slowly(x)
+
+    def _check_input(self, x: Tensor) -> None:
+        """KernelInputError when this layer cannot take x."""
+        if format_of(x) is None:
+            raise KernelInputError(
+                f"{self.name}: x must be bf16, f16 or f32; found {x.dtype}; convert it with x.to(...)"
+            )
+        if x.dim() == 0 or x.shape[-1] != self._k:
+            raise KernelInputError(
+                f"{self.name}: the last dimension of x must be k = {self._k}; found {list(x.shape)}; "
+                "is this the input of another layer, or transposed?"
+            )
+        if x.device != self.weight.device:
+            raise KernelInputError(
+                f"{self.name}: x is on {x.device}, the layer on {self.weight.device}; move one of them with .to(...)"
+            )
+
+    def _without_product(self, x: Tensor) -> Tensor:
+        """[..., n] when there is nothing to multiply (no rows, no columns, k = 0, or meta): zeros plus bias."""
+        dtype = self._output or x.dtype
+        out = torch.zeros((*x.shape[:-1], self._problem.n), dtype=dtype, device=x.device)
+        return out if self.bias is None else out + self.bias.to(dtype)

@@ -1,0 +1,185 @@
+"""Running the kernels of one layer under watch: what is checked of a call, and what a failed one leads to.
+
+A kernel that fails, or whose result is wrong, is set aside in the ledger for its device and shape class. Out of memory
+is no fault of the kernel: unused memory is given back and the same kernel tried once more, then torch's error goes to
+the caller and nothing is remembered. After a sticky device error nothing is tried. A required kernel that fails raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from kerneltable.errors import CaptureError, DeviceLost, KernelFault, KernelInputError, KernelUnavailable
+from kerneltable.formats import FORMATS
+from kerneltable.kernels.contract import BoundKernel
+from kerneltable.model import Device, Problem, Table
+from kerneltable.run.faults import Meaning, form_fault, meaning_of, reason_of
+from kerneltable.run.ledger import Ledger, SetAside, ShapeClass, band_of, named
+from kerneltable.run.trial import Verdict, check_numbers, first_call, give_back_memory, wait_for
+
+Fault = Exception | str
+
+
+@dataclass(slots=True, eq=False)
+class Bound:
+    """A kernel packed for one layer, and the m that it has run."""
+
+    kernel: str
+    call: BoundKernel
+    ran: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Watch:
+    """One layer and where it keeps its experience.
+
+    problem   completed, its m None
+    order     the kernels of the selection for m rows (None: unknown) in order, to say which one comes next
+    required  the kernel that must be taken, or None
+    """
+
+    table: Table
+    device: Device
+    problem: Problem
+    tensors: Mapping[str, torch.Tensor]
+    order: Callable[[int | None], Sequence[str]]
+    required: str | None
+    ledger: Ledger
+
+    @property
+    def thorough(self) -> bool:
+        """True when every call is looked at, so that no call may take the fast path or be captured."""
+        return self.ledger.verify == "always" or self.ledger.synchronize
+
+    def aside(self, kernel: str, band: int | None) -> SetAside | None:
+        """Why a kernel is not tried for m of a band (None: at all); a required kernel is always tried."""
+        return None if kernel == self.required else self.ledger.aside(kernel, self.device, self.problem, band)
+
+    def admit(self, x: torch.Tensor, fault: Fault | None = None) -> None:
+        """Raise before anything runs: DeviceLost, or KernelInputError when x is no input of this layer.
+
+        fault   what a kernel raised for x, if one ran already: the cause of the error
+        """
+        lost = self.ledger.loss_of(self.device)
+        if lost is not None:
+            raise lost
+        problem, place = self.problem, self.tensors["weight"].device
+        dtype = getattr(torch, FORMATS[problem.input].torch_dtype)
+        if x.dim() == 2 and x.shape[1] == problem.k and x.dtype is dtype and x.device == place and _has_numbers(x):
+            return
+        raise KernelInputError(
+            f"a plan for {ShapeClass(problem)} on {place} takes x [m, {problem.k}] in {dtype} with numbers; found "
+            f"{type(x).__name__} {list(x.shape)} in {x.dtype} on {x.device}; call the layer, not its plan"
+        ) from (fault if isinstance(fault, Exception) else None)
+
+    def run(
+        self, bound: Bound, x: torch.Tensor, bias: torch.Tensor | None, capturing: bool
+    ) -> tuple[torch.Tensor, str | None]:
+        """Run a kernel, checked as far as the ledger asks for it: the result, and what is wrong with it."""
+        ledger, band = self.ledger, band_of(x.shape[0])
+        form = ((x.shape[0], self.problem.n), getattr(torch, FORMATS[self.problem.output].torch_dtype))
+
+        def check(out: torch.Tensor) -> Verdict:
+            wait_for(x.device)
+            row, whole = self.table.kernels[bound.kernel], ledger.verify == "always"
+            return check_numbers(row, self.problem, self.tensors, x, bias, out, every_column=whole)
+
+        seen = ledger.verify == "first" and ledger.is_checked(bound.kernel, self.device, self.problem, band)
+        if not (seen or capturing or ledger.verify == "never"):
+            out, verdict = first_call(bound.call, check, x, bias, form)
+            if verdict.fault is None:
+                ledger.passed(bound.kernel, self.device, self.problem, band, checked=verdict.checked)
+            return out, verdict.fault
+        out = bound.call(x, bias)
+        fault = form_fault(out, *form, x.device)
+        if ledger.synchronize and not capturing:
+            wait_for(x.device)
+        return out, fault
+
+    def settle(self, kernel: str, fault: Fault, x: torch.Tensor, again: bool, capturing: bool) -> bool:
+        """Decide what a failed call means: raise; True: try the same kernel again; False: it is set aside.
+
+        again   the kernel ran out of memory in this call before
+        """
+        error = fault if isinstance(fault, Exception) else None
+        if self.meaning(kernel, error) is Meaning.MEMORY and error is not None:
+            if again or capturing:
+                raise self.explained(error, kernel, x.shape[0])
+            error.__traceback__ = None  # its frames hold tensors
+            give_back_memory(x.device)
+            return True
+        if capturing:
+            raise CaptureError(
+                f"{kernel} failed while a CUDA graph is captured: {reason_of(fault)}; no other kernel is tried inside "
+                "a capture; end it, run the layer once with the same m, and capture again"
+            ) from error
+        if error is not None:
+            self._look_at_device(kernel, x.device)
+        self.set_aside(kernel, "run", fault, x.shape[0])
+        if error is not None:
+            error.__traceback__ = None
+        return False
+
+    def meaning(self, kernel: str, error: Exception | None) -> Meaning:
+        """What a failure of a kernel means; errors that no other kernel can mend are raised here."""
+        if error is None:
+            return Meaning.KERNEL
+        if isinstance(error, (MemoryError, DeviceLost, CaptureError)):
+            raise error
+        meaning = meaning_of(error)
+        if meaning is Meaning.LOST:
+            raise self.ledger.lose(self.device, f"{kernel}: {reason_of(error)}") from error
+        return meaning
+
+    def set_aside(self, kernel: str, stage: str, fault: Fault, m: int | None) -> None:
+        """Leave a kernel for its shape class, and say so once; KernelFault when it must be taken.
+
+        stage   load (speaks for every layer), pack (for layers like this one), run (for those, and m of its band)
+        m       rows of the call, or for which it was to be packed; None when not known
+        """
+        reason, band = reason_of(fault), None if m is None or stage != "run" else band_of(m)
+        missing = stage == "load" or (stage == "pack" and isinstance(fault, KernelUnavailable))
+        shapes = ShapeClass() if missing else ShapeClass(self.problem, band)
+        if kernel == self.required:
+            self.ledger.count("failures", kernel)
+            raise KernelFault(
+                f"{kernel} must be taken for {ShapeClass(self.problem, band)} on {named(self.device)} and failed "
+                f"({stage}): {reason}; repair it, or let the table choose"
+            ) from (fault if isinstance(fault, Exception) else None)
+        others = [k for k in self.order(m) if k != kernel and not self.aside(k, None if m is None else band_of(m))]
+        instead = others[0] if others else None
+        self.ledger.set_aside(SetAside(kernel, self.device, shapes, stage, reason, instead))
+
+    def explained(self, error: Exception, kernel: str, m: int | None) -> Exception:
+        """Torch's own error of memory that ran out, with a note that says for what; callers know this type."""
+        rows = "packing" if m is None else f"m={m}"
+        error.add_note(
+            f"kerneltable: {kernel} ran out of memory twice for {ShapeClass(self.problem)} ({rows}) on "
+            f"{named(self.device)}; it is not set aside: free memory, or send fewer rows at a time, and call again"
+        )
+        return error
+
+    def _look_at_device(self, kernel: str, place: torch.device) -> None:
+        """Before anything else runs there: DeviceLost when the device does not answer after a kernel failed."""
+        try:
+            wait_for(place)
+        except Exception as error:
+            self.meaning(kernel, error)
+
+
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being captured on the current stream; False for a torch without CUDA."""
+    try:
+        return torch.cuda.is_current_stream_capturing()
+    except RuntimeError:
+        return False
+
+
+def _has_numbers(x: torch.Tensor) -> bool:
+    """False for meta tensors, and for the fake ones that torch traces programs with."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return not (x.is_meta or isinstance(x, FakeTensor))

@@ -1,0 +1,170 @@
+"""`kerneltable run`: every layer held against float64, the exit code, and what is said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kerneltable.cli import main
+from kerneltable.cli.run import refusal_lines
+from kerneltable.kernels import registry
+from kerneltable.run.checkpoint import load_linears
+from kerneltable.run.measure import Measured, measure_layer
+from kerneltable.run.samples import KINDS, LIBRARY_KINDS, write_sample
+from kerneltable.table import load_table
+
+
+@pytest.fixture
+def sample(tmp_path):
+    write_sample("hf-fp8-block", tmp_path / "m")
+    return tmp_path / "m"
+
+
+def answer(capsys, *arguments: str) -> tuple[int, dict]:
+    code = main(["run", *arguments, "--device", "cpu", "--format", "json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_every_layer_of_a_checkpoint_runs_within_its_bound(capsys, sample):
+    code, found = answer(capsys, str(sample), "--m", "5")
+    assert code == 0
+    assert found["format"] == 1
+    assert len(found["layers"]) == 14
+    for layer in found["layers"]:
+        assert {"name", "scheme", "n", "k", "kernel", "error_over_bound", "microseconds"} <= set(layer)
+        assert 0 <= layer["error_over_bound"] <= 1
+        assert layer["microseconds"] > 0
+    assert found["summary"]["within_bound"] == 14
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_of_each_kind_runs_within_its_bound_on_the_reference(capsys, kind):
+    if kind in LIBRARY_KINDS:
+        pytest.importorskip("compressed_tensors")
+    code, found = answer(capsys, "--sample", kind, "--force", "reference", "--m", "3")
+    assert code == 0
+    assert {layer["kernel"] for layer in found["layers"]} == {"reference"}
+    assert max(layer["error_over_bound"] for layer in found["layers"]) <= 1
+
+
+def test_samples_are_kept_where_asked(capsys, tmp_path):
+    code, _ = answer(capsys, "--sample", "hf-fp8-tensor", "--keep", str(tmp_path / "kept"))
+    assert code == 0
+    assert (tmp_path / "kept" / "hf-fp8-tensor" / "config.json").is_file()
+
+
+def test_a_kernel_that_is_wrong_in_one_element_makes_the_run_fail(capsys, sample, monkeypatch):
+    right = registry.load("reference")
+
+    class Wrong(right):
+        def __call__(self, x, bias):
+            out = super().__call__(x, bias)
+            out[-1, -1] += 1
+            return out
+
+    monkeypatch.setattr(registry, "load", lambda kernel: Wrong)
+    code, found = answer(capsys, str(sample), "--force", "reference")
+    assert code == 1
+    assert found["summary"]["within_bound"] == 0
+    assert all(layer["error_over_bound"] > 1 for layer in found["layers"])
+
+
+def test_a_kernel_that_leaves_nan_makes_the_run_fail_with_null_in_json(capsys, sample, monkeypatch):
+    right = registry.load("reference")
+
+    class Unwritten(right):
+        def __call__(self, x, bias):
+            return torch.full_like(super().__call__(x, bias), float("nan"))
+
+    monkeypatch.setattr(registry, "load", lambda kernel: Unwritten)
+    code, found = answer(capsys, str(sample), "--force", "reference")
+    assert code == 1
+    assert {layer["error_over_bound"] for layer in found["layers"]} == {None}
+
+
+def test_a_layer_that_no_scheme_covers_makes_the_run_fail_and_the_others_still_run(capsys, sample):
+    file = sample / "model-00002-of-00002.safetensors"
+    tensors = load_file(str(file))
+    name = "model.layers.1.mlp.up_proj"
+    del tensors[f"{name}.weight_scale_inv"]
+    save_file(tensors, str(file))
+    index = sample / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    del content["weight_map"][f"{name}.weight_scale_inv"]
+    index.write_text(json.dumps(content))
+    code, found = answer(capsys, str(sample))
+    assert code == 1
+    assert len(found["layers"]) == 13
+    assert [failed["name"] for failed in found["failed"]] == [name]
+    assert "weight_scale_inv" in found["failed"][0]["reason"]
+
+
+def test_a_forced_kernel_that_refuses_fails_each_layer_with_its_refusals(capsys, sample):
+    code, found = answer(capsys, str(sample), "--force", "torch_scaled_mm_block")
+    assert code == 1
+    assert found["layers"] == []
+    assert len(found["failed"]) == 14
+    assert "torch_scaled_mm_block: runs_on" in found["failed"][0]["reason"]
+
+
+def test_an_override_changes_the_kernels(capsys, sample, tmp_path):
+    override = tmp_path / "only_reference.yaml"
+    override.write_text("override: 1\nroutes:\n  fp8_block_w8a8: {cpu: {require: reference}}\n")
+    override.chmod(0o600)
+    code, found = answer(capsys, str(sample), "-f", str(override))
+    assert code == 0
+    assert found["summary"]["kernels"] == {"reference": 14}
+
+
+def test_the_text_names_every_layer_and_ends_with_a_summary(capsys, sample):
+    assert main(["run", str(sample), "--device", "cpu"]) == 0
+    text = capsys.readouterr().out
+    for word in ("model.layers.0.self_attn.k_proj", "fp8_block_w8a8", "192 x 256", "error/bound", "microseconds"):
+        assert word in text
+    assert "14 of 14 layers ran within their bound" in text
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["absent-folder"], "absent-folder: wanted a checkpoint folder"),
+        ([], "wanted MODEL_DIR or --sample"),
+        (["--sample", "gguf"], "wanted a kind of hf-fp8-block"),
+        (["--sample", "hf-fp8-block", "--m", "0"], "M must be 1 to"),
+        (["--sample", "hf-fp8-block", "--device", "h2oo"], "h2oo"),
+    ],
+)
+def test_what_cannot_be_answered_exits_with_2_and_says_why_on_stderr(capsys, arguments, text):
+    assert main(["run", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert text in printed.err
+    assert printed.out == ""
+
+
+def test_kinds_whose_library_is_absent_are_skipped_with_a_message(capsys, monkeypatch):
+    from kerneltable.run import samples
+
+    def absent(*_):
+        raise ImportError("No module named 'compressed_tensors'")
+
+    monkeypatch.setattr(samples, "write_with_library", absent)
+    code, found = answer(capsys, "--sample", "all", "--m", "2")
+    assert code == 0
+    assert {layer["checkpoint"] for layer in found["layers"]} == set(KINDS) - set(LIBRARY_KINDS)
+    assert len(found["summary"]["skipped"]) == len(LIBRARY_KINDS)
+    assert "install compressed-tensors" in found["summary"]["skipped"][0]
+
+
+def test_refusals_are_grouped_and_counted(sample):
+    table = load_table()
+    linears = load_linears(sample, table, "cpu")
+    layers = [measure_layer(linears[name], name, "m", m=2) for name in list(linears)[:3]]
+    assert all(isinstance(layer, Measured) for layer in layers)
+    lines = refusal_lines(layers)
+    refused = {c.kernel for c in layers[0].selection.candidates if c.verdict == "refused"}
+    assert len(lines) == len(refused)
+    assert all("3 layers" in line for line in lines)
