@@ -1,0 +1,52 @@
+"""Time over m for each kernel, one panel a shape, the table's choice marked. Needs matplotlib (`kerneltable[plot]`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kerneltable.errors import ProblemError
+
+if TYPE_CHECKING:
+    from kerneltable.run.bench import Timing
+
+
+def draw(timings: Sequence[Timing], path: str, device: str) -> None:
+    """Write the plot; the ending of path says in which format.
+
+    errors    ProblemError without matplotlib, or when the file cannot be written
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ProblemError(f"--plot needs matplotlib: pip install 'kerneltable[plot]' ({error})") from error
+    sizes = list(dict.fromkeys((t.n, t.k) for t in timings))
+    columns = min(3, len(sizes))
+    figure, panels = pyplot.subplots(
+        -(-len(sizes) // columns), columns, figsize=(5.5 * columns, 4 * -(-len(sizes) // columns)), squeeze=False
+    )
+    names = list(dict.fromkeys(t.kernel for t in timings))
+    colours = dict(zip(names, pyplot.get_cmap("tab10").colors, strict=False))
+    for panel, (n, k) in zip(panels.flat, sizes, strict=False):
+        for name in names:
+            mine = [t for t in timings if (t.n, t.k, t.kernel) == (n, k, name) and t.call]
+            times = [t.call.median for t in mine if t.call]
+            panel.plot([t.m for t in mine], times, marker=".", label=name, color=colours.get(name))
+            chosen = [(t.m, t.call.median) for t in mine if t.chosen and t.call]
+            panel.scatter([m for m, _ in chosen], [u for _, u in chosen], s=90, facecolors="none", edgecolors="black")
+        panel.set(title=f"{n} x {k}", xlabel="m (circles: the table's choice)", ylabel="microseconds a call")
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.grid(alpha=0.3)
+    for panel in list(panels.flat)[len(sizes) :]:
+        panel.axis("off")
+    panels.flat[0].legend(fontsize="small")
+    figure.suptitle(device)
+    figure.tight_layout()
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:
+        raise ProblemError(f"--plot: {path[:200]} cannot be written: {error}") from error

@@ -1,0 +1,140 @@
+"""`kerneltable check`: validate a table and override files, then prove what follows from them; all findings at once.
+
+Never imports torch, except with --deep, which loads and compiles what the table names.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kerneltable.cli.options import add_format, add_overrides
+from kerneltable.cli.output import print_json, print_lines
+from kerneltable.cli.proofs import file_options, merged, with_proofs
+from kerneltable.errors import Finding
+from kerneltable.model import Table
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from kerneltable.cli.baseline import Print
+    from kerneltable.cli.options import Subparsers
+
+UNREADABLE = "KT121"
+
+
+def add(subparsers: Subparsers) -> None:
+    """The options of the command."""
+    parser = subparsers.add_parser("check", help="validate a table and override files", description=__doc__)
+    parser.add_argument(
+        "table", metavar="TABLE", nargs="?", help="the table (default: the one that comes with kerneltable)"
+    )
+    add_overrides(parser)
+    parser.add_argument("--notes", action="store_true", help="also proofs that are only worth knowing")
+    parser.add_argument("--deep", action="store_true", help="also load every kernel and compile all device code")
+    parser.add_argument("--fail-on-warn", action="store_true", help="exit 1 for warnings too")
+    parser.add_argument("--lock", metavar="FILE", help="refuse what is not as `kerneltable lock` wrote it down")
+    parser.add_argument(
+        "--baseline", metavar="FILE", help="findings that do not block: what `check --format json` wrote earlier"
+    )
+    add_format(parser, ("text", "json", "github", "sarif", "junit"))
+
+
+def run(args: Namespace) -> int:
+    """Print the findings and a summary; 1 for errors (or warnings on request), 2 when a file cannot be read."""
+    from kerneltable.kernels.registry import signatures
+    from kerneltable.table import check_table
+
+    known_before = _read_baseline(args.baseline)
+    table, findings = check_table(args.table, list(args.override), signatures=signatures())
+    drift = _drift(args.lock, table)
+    if table is not None:
+        findings = with_proofs(table, findings, file_options(args.table, args.override), notes=args.notes)
+    if table is not None and args.deep:
+        from kerneltable.cli.deep import deep_findings
+
+        findings = merged(table, findings, deep_findings(table, notes=args.notes))
+    findings, known = _divided((*findings, *drift), known_before, usable=table is not None)
+    _print(args.format, _name(args.table, table), table, findings, known)
+    if any(finding.code == UNREADABLE for finding in findings):
+        return 2
+    severities = {finding.severity for finding in findings}
+    return 1 if "error" in severities or (args.fail_on_warn and "warning" in severities) else 0
+
+
+def _drift(lock: str | None, table: Table | None) -> list[Finding]:
+    """What is not as a lock says; nothing without one, or without a table."""
+    if lock is None or table is None:
+        return []
+    from kerneltable.cli.lock import lock_findings
+
+    return lock_findings(lock, table)
+
+
+def _read_baseline(path: str | None) -> Counter[Print] | None:
+    if path is None:
+        return None
+    from kerneltable.cli.baseline import read_baseline
+
+    return read_baseline(path)
+
+
+def _divided(
+    findings: tuple[Finding, ...], known: Counter[Print] | None, *, usable: bool
+) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    """The findings that count, and those that a baseline knows already."""
+    if known is None:
+        return findings, ()
+    from kerneltable.cli.baseline import divide
+
+    return divide(findings, known, usable=usable)
+
+
+def _print(
+    form: str, name: str, table: Table | None, findings: Sequence[Finding], known: Sequence[Finding] = ()
+) -> None:
+    from kerneltable.cli.findings import count_text, finding_json, finding_lines, github_lines
+    from kerneltable.cli.reports import junit, sarif, write_step_summary
+
+    if form == "json":
+        listed = {"findings": [finding_json(f) for f in findings], "known": [finding_json(f) for f in known]}
+        print_json({"format": 1, "table": name, "summary": _summary(table), **listed})
+    elif form == "sarif":
+        print(json.dumps(sarif(findings), indent=2))
+    elif form == "junit":
+        print(junit(name, findings))
+    elif form == "github":
+        print_lines(github_lines(findings))
+        write_step_summary(name, findings)
+    else:
+        print_lines(finding_lines(findings, sys.stdout))
+        counts = _summary(table)
+        what = (
+            ", ".join(f"{counts[key]} {key}" for key in ("kernels", "routes", "architectures"))
+            if table
+            else "not usable"
+        )
+        more = f", {len(known)} in the baseline" if known else ""
+        print(f"{name}: {what}: {count_text(findings)}{more}")
+
+
+def _name(path: str | None, table: Table | None) -> str:
+    """The files that were read: the table, then the overrides over it."""
+    if table is None or not table.layers:
+        return path or "dispatch.yaml"
+    return " + ".join(layer.name for layer in table.layers)
+
+
+def _summary(table: Table | None) -> dict[str, Any]:
+    if table is None:
+        return {}
+    return {
+        "kernels": len(table.kernels),
+        "routes": len(table.routes),
+        "architectures": sum(len(platform.architectures) for platform in table.platforms.values()),
+        "digest": table.digest,
+        "layers": [{"name": layer.name, "sha256": layer.sha256} for layer in table.layers],
+    }

@@ -1,0 +1,128 @@
+"""`kerneltable conformance`: every kernel that fits this device, forced one by one, against float64."""
+
+from __future__ import annotations
+
+import math
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from kerneltable.cli.options import add_format, add_layers, table_of
+from kerneltable.cli.output import print_json
+
+if TYPE_CHECKING:
+    from kerneltable.cli.options import Subparsers
+    from kerneltable.model import Problem, Table
+    from kerneltable.run.conformance_cases import Conformance
+
+ELEMENTS_ON_CPU = 2**21
+ELEMENTS_ON_GPU = 2**30
+TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
+FAULTS_SHOWN = 5
+
+
+def add(subparsers: Subparsers) -> None:
+    """The options of the command."""
+    parser = subparsers.add_parser(
+        "conformance", help="run every kernel that fits this device against the reference", description=__doc__
+    )
+    add_layers(parser)
+    parser.add_argument("--kernel", metavar="ID", action="append", help="this kernel alone; repeatable")
+    parser.add_argument(
+        "--shapes", type=int, default=40, metavar="COUNT", help="shapes a kernel; 0 for all (default 40)"
+    )
+    parser.add_argument(
+        "--max-elements",
+        type=int,
+        metavar="COUNT",
+        help=f"largest tensor (default {ELEMENTS_ON_GPU} on a GPU, {ELEMENTS_ON_CPU} on a CPU)",
+    )
+    add_format(parser)
+
+
+def run(args: Namespace) -> int:
+    """0 when every kernel that fits is right everywhere and every row refuses what lies outside it, else 1."""
+    table = table_of(args)
+    device, found = _measure(args, table)
+    if args.format == "json":
+        print_json({"format": 1, "device": device, "kernels": [as_json(one) for one in found]})
+    else:
+        print(f"device: {device}")
+        for one in found:
+            print("\n".join(as_text(one)))
+    return 0 if all(one.sound for one in found) else 1
+
+
+def as_json(one: Conformance) -> dict[str, Any]:
+    """A kernel's findings as JSON; an infinite error is null."""
+    return {
+        "kernel": one.kernel,
+        "runs_here": not one.refused,
+        "refused": list(one.refused),
+        "sound": one.sound,
+        "cases": len(one.cases),
+        "worst_error_over_bound": one.worst if math.isfinite(one.worst) else None,
+        "faults": [{"problem": problem_text(c.problem), "faults": list(c.faults)} for c in one.cases if c.faults],
+        "skipped": dict(one.skipped),
+        "outside": {"asked": one.outside[0], "refused": one.outside[1], "admitted": list(one.admitted)},
+    }
+
+
+def as_text(one: Conformance) -> list[str]:
+    """A kernel's findings in one line, more when something is wrong or was left out."""
+    if one.refused:
+        return [f"{one.kernel:<28} does not run here: {'; '.join(one.refused)}"]
+    verdict = "ok  " if one.sound else "FAIL"
+    asked, refused = one.outside
+    lines = [
+        f"{one.kernel:<28} {verdict} {len(one.cases):>3} cases, worst error over bound {one.worst:.3f}, "
+        f"{refused} of {asked} problems outside the row refused"
+    ]
+    lines += [f"    skipped {count}: {reason}" for reason, count in one.skipped.items()]
+    lines += [f"    admitted although outside: {problem}" for problem in one.admitted]
+    faulty = [case for case in one.cases if case.faults]
+    lines += [f"    {problem_text(case.problem)}: {'; '.join(case.faults)}" for case in faulty[:FAULTS_SHOWN]]
+    if len(faulty) > FAULTS_SHOWN:
+        lines.append(f"    and {len(faulty) - FAULTS_SHOWN} faulty cases more (--format json lists all)")
+    return lines
+
+
+def problem_text(problem: Problem) -> str:
+    """A problem in one line."""
+    block = "" if problem.weight_block is None else " {}x{}".format(*problem.weight_block)
+    return (
+        f"{problem.scheme} m={problem.m} n={problem.n} k={problem.k} {problem.input}->{problem.output}"
+        f"{' bias' if problem.bias else ''}, weight {problem.weight_granularity}{block} {problem.weight_scale}, "
+        f"input {problem.input_granularity} {problem.input_scaling}"
+    )
+
+
+def _measure(args: Namespace, table: Table) -> tuple[str, list[Conformance]]:
+    from kerneltable.errors import ProblemError
+    from kerneltable.names import hint
+    from kerneltable.run.conformance import run_case
+    from kerneltable.run.conformance_cases import plan_cases
+    from kerneltable.run.probe import current_device
+
+    device = current_device(table)
+    where = TORCH_DEVICES.get(device.platform, "cpu")
+    largest = args.max_elements or (ELEMENTS_ON_CPU if where == "cpu" else ELEMENTS_ON_GPU)
+    found = []
+    for name in args.kernel or table.kernels:
+        if name not in table.kernels:
+            raise ProblemError(f"there is no kernel {name[:80]!r}; {hint(name, table.kernels)}")
+        kernel = table.kernels[name]
+        problems, one = plan_cases(table, kernel, device, shapes=args.shapes, max_elements=largest)
+        for index, problem in enumerate(problems):
+            _show_progress(f"{name} {index + 1}/{len(problems)}")
+            one.cases.append(run_case(table, kernel, problem, where, index))
+        found.append(one)
+    _show_progress("")
+    return f"{device.platform} {device.architecture or 'unknown'} {device.name}".strip(), found
+
+
+def _show_progress(text: str) -> None:
+    """One line on stderr that overwrites itself, on a terminal only."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()

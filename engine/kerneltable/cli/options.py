@@ -1,0 +1,176 @@
+"""Options that several commands share, and the table, device and problem that they stand for."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kerneltable.errors import ProblemError
+from kerneltable.model import Device, Problem, Table
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    Subparsers = _SubParsersAction[ArgumentParser]
+
+DTYPES = ("bf16", "f16", "f32")
+LARGEST_FACTS_FILE = 1 << 20
+
+
+def add_format(parser: ArgumentParser, choices: Sequence[str] = ("text", "json")) -> None:
+    """--format: how the answer is written."""
+    parser.add_argument("--format", choices=choices, default="text", help="how the answer is written (default: text)")
+
+
+def add_layers(parser: ArgumentParser) -> None:
+    """--table and -f: the files that make the table."""
+    parser.add_argument("--table", metavar="FILE", help="the table (default: the one that comes with kerneltable)")
+    add_overrides(parser)
+
+
+def add_overrides(parser: ArgumentParser) -> None:
+    """-f: override files, in order."""
+    parser.add_argument(
+        "-f",
+        "--override",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="an override file; repeatable, later ones win",
+    )
+
+
+def add_question(parser: ArgumentParser) -> None:
+    """The scheme, problem, device and forced kernels of explain and select."""
+    parser.add_argument("scheme", metavar="SCHEME", help="a scheme of the table, e.g. fp8_block_w8a8")
+    parser.add_argument("--n", type=size, required=True, help="output features")
+    parser.add_argument("--k", type=size, required=True, help="input features")
+    parser.add_argument("--m", type=size, help="rows (default: unknown, the kernel must take any)")
+    parser.add_argument("--input", choices=DTYPES, default="bf16", help="input dtype (default: bf16)")
+    parser.add_argument("--output", choices=DTYPES, help="output dtype (default: that of the input)")
+    parser.add_argument("--bias", action="store_true", help="the layer has a bias")
+    details = parser.add_argument_group("details of the quantization (default: the scheme's first)")
+    details.add_argument("--weight-granularity", metavar="NAME", help="tensor, channel or block")
+    details.add_argument("--weight-block", metavar="ROWSxCOLUMNS", type=block, help="e.g. 128x128")
+    details.add_argument("--weight-scale", metavar="FORMAT", help="f32, bf16 or e8m0")
+    details.add_argument("--input-granularity", metavar="NAME", help="tensor, token, block or none")
+    details.add_argument("--input-scaling", metavar="NAME", help="dynamic or static")
+    details.add_argument("--model", metavar="NAME", help="the checkpoint's name, for errata of some models")
+    _add_device(parser)
+    forced = parser.add_argument_group("a last layer over the table, for this question alone")
+    forced.add_argument("--require", metavar="KERNEL", help="this kernel or none")
+    forced.add_argument("--prefer", metavar="KERNEL", help="this kernel first, then the route")
+    forced.add_argument("--disable", metavar="KERNEL", action="append", default=[], help="not this kernel; repeatable")
+
+
+def _add_device(parser: ArgumentParser) -> None:
+    where = parser.add_argument_group("device (default: the present machine)")
+    which = where.add_mutually_exclusive_group()
+    which.add_argument("--device", metavar="NAME", help="a device or architecture of the table: h200, sm121, cuda:13.0")
+    which.add_argument("--facts", metavar="FILE", help="what `kerneltable env --json` wrote on another machine")
+    where.add_argument(
+        "--with", dest="packages", metavar="PACKAGES", help="also installed: a comma list of packages and ops, or 'all'"
+    )
+
+
+def size(text: str) -> int:
+    """A size on the command line: decimal digits only, at most 2^31 - 1."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) < 2**31):
+        raise ArgumentTypeError(f"a whole number from 0 to {2**31 - 1} was wanted; found '{text[:40]}'")
+    return int(text)
+
+
+def block(text: str) -> tuple[int, int]:
+    """A scale block on the command line: "128x128"."""
+    rows, times, columns = text.lower().partition("x")
+    if not times:
+        raise ArgumentTypeError(f"two numbers such as 128x128 were wanted; found '{text[:40]}'")
+    return size(rows), size(columns)
+
+
+def table_of(args: Namespace, layers: Sequence[tuple[str, str]] = ()) -> Table:
+    """The table of --table and -f, with layers of text on top; ConfigError with all findings."""
+    from kerneltable.table import load_table
+
+    return load_table(args.table, [*args.override, *layers])
+
+
+def question_of(args: Namespace) -> tuple[Table, Device, Problem]:
+    """The table with the command line's own layer, the device and the problem that the options describe.
+
+    errors    ConfigError (table, override, an unknown kernel in --require), ProblemError (device, facts, scheme)
+    """
+    from kerneltable.select.problems import scheme_of
+
+    table = table_of(args)
+    scheme_of(table, args.scheme)
+    device = _device_of(args, table)
+    layer = forced_layer(args, device.platform)
+    if layer is not None:
+        table = table_of(args, [("command line", layer)])
+    return table, device, problem_of(args)
+
+
+def problem_of(args: Namespace) -> Problem:
+    """The problem of the options; what is not said is None and becomes the scheme's default."""
+    return Problem(
+        args.scheme,
+        n=args.n,
+        k=args.k,
+        m=args.m,
+        input=args.input,
+        output=args.output or args.input,
+        bias=args.bias,
+        weight_granularity=args.weight_granularity,
+        weight_block=args.weight_block,
+        weight_scale=args.weight_scale,
+        input_granularity=args.input_granularity,
+        input_scaling=args.input_scaling,
+        model=args.model,
+    )
+
+
+def forced_layer(args: Namespace, platform: str) -> str | None:
+    """The override text of --require, --prefer and --disable for the question's route, or None without them."""
+    verbs = (("require", args.require), ("prefer", args.prefer))
+    choice = {verb: kernel for verb, kernel in verbs if kernel is not None}
+    if not (choice or args.disable):
+        return None
+    layer: dict[str, object] = {"override": 1}
+    if choice:
+        layer["routes"] = {args.scheme: {platform: choice}}
+    if args.disable:
+        where = {"platform": platform, "scheme": args.scheme, "reason": "switched off on the command line"}
+        layer |= {"allow_empty": True, "disable": [{"kernel": kernel, **where} for kernel in args.disable]}
+    return json.dumps(layer)  # JSON is YAML
+
+
+def _device_of(args: Namespace, table: Table) -> Device:
+    from kerneltable.select import device, with_packages
+
+    if args.device is not None:
+        found = device(args.device, table)
+    elif args.facts is not None:
+        found = read_facts_file(args.facts, table)
+    else:
+        from kerneltable.run.probe import current_device
+
+        found = current_device(table)
+    return with_packages(found, args.packages) if args.packages is not None else found
+
+
+def read_facts_file(path: str, table: Table) -> Device:
+    """The device of a facts file; ProblemError when it is too large, no text or no facts."""
+    from kerneltable.select.facts import read_facts
+
+    with Path(path).open("rb") as file:
+        data = file.read(LARGEST_FACTS_FILE + 1)
+    if len(data) > LARGEST_FACTS_FILE:
+        raise ProblemError(f"{path}: a facts file has at most {LARGEST_FACTS_FILE} bytes; this one has more")
+    try:
+        return read_facts(data.decode("utf-8-sig"), table, path)
+    except UnicodeDecodeError:
+        raise ProblemError(f"{path}: UTF-8 text was wanted; write the file with `kerneltable env --json`") from None

@@ -1,0 +1,241 @@
+"""kerneltable run: every quantized linear of a checkpoint, selected, packed, run and held against float64."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerneltable.cli.options import add_format, add_layers, table_of
+from kerneltable.cli.output import print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kerneltable.model import Table
+    from kerneltable.run.measure import Failed, Measured
+
+WIDTH_OF_A_FILE = 160
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run every quantized linear of a checkpoint and check its numbers",
+        description="Select, pack and run every quantized linear of a checkpoint directory on random inputs, and hold "
+        "each element against a float64 reference. Exit 0 only when every layer ran within its bound.",
+    )
+    parser.add_argument("model_dir", nargs="?", metavar="MODEL_DIR", help="a folder with config.json and safetensors")
+    parser.add_argument("--sample", metavar="KIND", help="make and run a small random checkpoint; 'all' for each kind")
+    parser.add_argument("--size", default="small", choices=("small", "medium"), help="size of the samples")
+    parser.add_argument("--keep", metavar="DIR", help="write the samples there and keep them")
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda ..., or a device of the table; default: the present one"
+    )
+    parser.add_argument("--m", type=_rows, default=16, metavar="M", help="rows of the random input (default 16)")
+    parser.add_argument("--force", metavar="KERNEL", help="take this kernel for each layer; an error where it refuses")
+    parser.add_argument("--generate", metavar="TEXT", help="load the whole model (with transformers) and continue TEXT")
+    parser.add_argument("--tokens", type=_tokens, default=64, metavar="N", help="tokens to generate (default 64)")
+    add_layers(parser)
+    add_format(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command: 0 when every layer ran within its bound, else 1; errors of a checkpoint are raised."""
+    from kerneltable.errors import CheckpointError
+
+    if (args.model_dir is None) == (args.sample is None):
+        raise CheckpointError(
+            "kerneltable run: wanted MODEL_DIR or --sample KIND, one of them; see kerneltable run --help"
+        )
+    table = table_of(args)
+    if args.generate is not None:
+        from kerneltable.cli.generation import answer
+
+        with _folders(args) as (folders, skipped):
+            return answer(folders, skipped, table, args)
+    with _folders(args) as (folders, skipped):
+        measured, failed = _measure(folders, table, args)
+    if args.format == "json":
+        print_json(as_json(measured, failed, skipped))
+    else:
+        _print_text(measured, failed, skipped)
+    return 0 if measured and not failed and all(layer.within for layer in measured) else 1
+
+
+def as_json(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Sequence[str]) -> dict[str, Any]:
+    """The answer as JSON-able values; an error over bound that is not finite is null."""
+    from kerneltable.select.facts import to_facts
+
+    worst = max((layer.error_over_bound for layer in measured), default=0.0)
+    return {
+        "format": 1,
+        "layers": [_layer_json(layer) for layer in measured],
+        "failed": [{"checkpoint": f.checkpoint, "name": f.name, "reason": f.reason} for f in failed],
+        "summary": {
+            "layers": len(measured),
+            "within_bound": sum(layer.within for layer in measured),
+            "failed": len(failed),
+            "worst_error_over_bound": _finite(worst),
+            "kernels": _counts(measured),
+            "device": to_facts(measured[0].selection.device) if measured else None,
+            "refused": refusal_lines(measured),
+            "skipped": list(skipped),
+        },
+    }
+
+
+def refusal_lines(measured: Sequence[Measured]) -> list[str]:
+    """What was refused and why, one line for each scheme, kernel and reason, with the number of layers."""
+    groups: dict[tuple[str, str, str, str, str], set[str]] = {}
+    layers: dict[tuple[str, str, str, str, str], int] = {}
+    for layer in measured:
+        for candidate in layer.selection.candidates:
+            for refusal in candidate.refusals[:1]:
+                key = (layer.scheme, candidate.kernel, refusal.predicate, refusal.wanted, str(refusal.where))
+                groups.setdefault(key, set()).add(refusal.found)
+                layers[key] = layers.get(key, 0) + 1
+    lines = []
+    for key, found in groups.items():
+        scheme, kernel, predicate, wanted, where = key
+        values = ", ".join(sorted(found)[:4]) + (" ..." if len(found) > 4 else "")
+        count = f"{layers[key]} layer{'s' if layers[key] > 1 else ''}"
+        lines.append(f"{scheme}: {kernel} refused {count}: {predicate} wanted {wanted}, found {values} ({where})")
+    return lines
+
+
+def _layer_json(layer: Measured) -> dict[str, Any]:
+    return {
+        "checkpoint": layer.checkpoint,
+        "name": layer.name,
+        "scheme": layer.scheme,
+        "n": layer.n,
+        "k": layer.k,
+        "kernel": layer.kernel,
+        "error_over_bound": _finite(layer.error_over_bound),
+        "microseconds": round(layer.microseconds, 2),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _counts(measured: Sequence[Measured]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for layer in measured:
+        counts[layer.kernel] = counts.get(layer.kernel, 0) + 1
+    return counts
+
+
+def _rows(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1 << 20:
+        raise argparse.ArgumentTypeError(f"M must be 1 to {1 << 20}; found '{text}'")
+    return int(text)
+
+
+def _tokens(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1 << 16:
+        raise argparse.ArgumentTypeError(f"N must be 1 to {1 << 16}; found '{text}'")
+    return int(text)
+
+
+@contextmanager
+def _folders(args: argparse.Namespace) -> Iterator[tuple[list[tuple[str, Path]], list[str]]]:
+    """The checkpoints to run, as (label, folder), and the sample kinds left out with the reason."""
+    if args.sample is None:
+        yield [(Path(args.model_dir).name or args.model_dir, Path(args.model_dir))], []
+        return
+    with tempfile.TemporaryDirectory(prefix="kerneltable-") as temporary:
+        yield _write_samples(args.sample, Path(args.keep or temporary), args.size)
+
+
+def _write_samples(kind: str, root: Path, size: str) -> tuple[list[tuple[str, Path]], list[str]]:
+    from kerneltable.run.samples import KINDS, write_sample
+
+    folders: list[tuple[str, Path]] = []
+    skipped: list[str] = []
+    for wanted in KINDS if kind == "all" else (kind,):
+        try:
+            write_sample(wanted, root / wanted, size)
+        except ImportError as error:
+            skipped.append(f"sample {wanted} is skipped: {error}; install compressed-tensors to write it")
+        else:
+            folders.append((wanted, root / wanted))
+    return folders, skipped
+
+
+def _measure(
+    folders: Sequence[tuple[str, Path]], table: Table, args: argparse.Namespace
+) -> tuple[list[Measured], list[Failed]]:
+    from kerneltable.run.checkpoint import load_linears
+    from kerneltable.run.ledger import shared_ledger
+    from kerneltable.run.measure import measure_checkpoint
+
+    shared_ledger().verify = "never"  # this command checks every result itself, and reports what is wrong
+    measured: list[Measured] = []
+    failed: list[Failed] = []
+    for label, folder in folders:
+        linears = load_linears(folder, table, args.device, kernel=args.force, strict=False)
+        with _progress(label, len(linears)) as seen:
+            done, lost = measure_checkpoint(linears, label, args.m, seen=seen)
+        measured += done
+        failed += lost
+    return measured, failed
+
+
+@contextmanager
+def _progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on stderr if that is a terminal, else silence."""
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda name: progress.update(task, advance=1, description=f"{label} {name}")
+
+
+def _print_text(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE, highlight=False, soft_wrap=False)
+    for label in dict.fromkeys(layer.checkpoint for layer in measured):
+        console.print(Text(label, style="bold"))
+        grid = Grid(box=None, pad_edge=False)
+        for name, side in (("layer", "left"), ("scheme", "left"), ("n x k", "right"), ("kernel", "left")):
+            grid.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+        grid.add_column("error/bound", justify="right")
+        grid.add_column("microseconds", justify="right")
+        for layer in (layer for layer in measured if layer.checkpoint == label):
+            size = f"{layer.n} x {layer.k}"
+            error = Text(f"{layer.error_over_bound:.3f}", style="" if layer.within else "bold red")
+            grid.add_row(Text(layer.name), layer.scheme, size, layer.kernel, error, f"{layer.microseconds:.1f}")
+        console.print(grid)
+        console.print()
+    for line in _summary(measured, failed, skipped):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _summary(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Sequence[str]) -> list[str]:
+    within = sum(layer.within for layer in measured)
+    worst = max((layer.error_over_bound for layer in measured), default=0.0)
+    kernels = ", ".join(f"{kernel} {count}" for kernel, count in _counts(measured).items()) or "none"
+    device = measured[0].selection.device if measured else None
+    where = "" if device is None else f" on {device.name or device.platform} ({device.platform} {device.architecture})"
+    ran = f"{within} of {len(measured) + len(failed)} layers ran within their bound{where}"
+    lines = [f"{ran}; worst error/bound {worst:.3f}", f"kernels: {kernels}"]
+    refused = [f"  {line}" for line in refusal_lines(measured)]
+    lines += ["refused:", *refused] if refused else ["refused: nothing; each layer got the first kernel of its route"]
+    lines += [f"failed: {f.checkpoint} {f.name}: {f.reason}" for f in failed]
+    return lines + list(skipped)

@@ -1,0 +1,128 @@
+"""The process as a whole: imports, time, streams, interrupts, colour."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import ASKED, ENGINE, OFFLINE, Answer, Ask, override
+
+import kerneltable
+from kerneltable.table import load_table
+
+
+def process(*argv: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    env = {"PYTHONPATH": str(ENGINE), **more.pop("env", {})}
+    command = [sys.executable, "-m", "kerneltable.cli", *argv]
+    return subprocess.run(command, capture_output=True, text=True, env=env, check=False, **more)
+
+
+@pytest.mark.parametrize("command", OFFLINE)
+def test_offline_commands_never_import_torch_or_rich(command: str) -> None:
+    code = (
+        "import sys; from kerneltable.cli import main;"
+        f"code = main({[command, *OFFLINE[command]]!r});"
+        "bad = {'torch', 'triton', 'rich', 'numpy', 'safetensors'} & set(sys.modules);"
+        "sys.exit(code or (str(bad) if bad else 0))"
+    )
+    env = {"PYTHONPATH": str(ENGINE)}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_cold_check_takes_300_milliseconds_at_most() -> None:
+    """The best of up to 25 runs: what it costs, not how busy the machine is."""
+    best = float("inf")
+    for _ in range(25):
+        begin = time.perf_counter()
+        assert process("check").returncode == 0
+        best = min(best, time.perf_counter() - begin)
+        if best <= 0.3:
+            break
+    assert best <= 0.3
+
+
+def test_the_module_can_be_run_and_refuses_an_unknown_command() -> None:
+    ran = process("chek")
+    assert (ran.returncode, ran.stdout) == (2, "")
+
+
+def test_check_works_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "dispatch.yaml").write_text("not a table")
+    assert process("check", cwd=tmp_path).returncode == 0
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"'{sys.executable}' -m kerneltable.cli show | head -n 1"
+    ran = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True, text=True, env={"PYTHONPATH": str(ENGINE), "PATH": "/usr/bin:/bin"}, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("# dispatch.yaml")
+
+
+def test_an_interrupt_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kerneltable.cli._run", interrupt)
+    assert ask("check") == Answer(130, "", "kerneltable: interrupted\n")
+
+
+def test_an_error_of_the_system_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+    def fail(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", "facts.json")
+
+    monkeypatch.setattr("kerneltable.cli._run", fail)
+    assert ask("check") == Answer(2, "", "kerneltable: facts.json: Permission denied\n")
+
+
+def test_no_kernel_raised_by_a_command_is_exit_1(monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:
+    table = load_table()
+    asked = kerneltable.Problem("mxfp8", n=1, k=1)
+    selection = kerneltable.select(table, kerneltable.device("h200", table), asked)
+
+    def fail(*_: Any) -> Any:
+        raise kerneltable.NoKernelError("nothing takes it", selection)
+
+    monkeypatch.setattr("kerneltable.cli._run", fail)
+    assert ask("check") == Answer(1, "", "kerneltable: nothing takes it\n")
+
+
+@pytest.mark.parametrize(
+    ("env", "coloured"),
+    [
+        ({}, False),
+        ({"FORCE_COLOR": "1"}, True),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+        ({"NO_COLOR": "1"}, False),
+    ],
+)
+def test_colour_only_where_it_is_wanted(env: dict[str, str], coloured: bool) -> None:
+    ran = process("explain", *ASKED, env=env)
+    assert ran.returncode == 0
+    assert ("\033[32mchosen\033[0m" in ran.stdout) == coloured
+
+
+@pytest.mark.parametrize(
+    ("terminal", "term", "coloured"), [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)]
+)
+def test_a_terminal_that_can_show_colour_gets_it(
+    monkeypatch: pytest.MonkeyPatch, ask: Ask, terminal: bool, term: str, coloured: bool
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    assert ("\033[" in ask("explain", *ASKED).out) == coloured
+
+
+def test_findings_on_stderr_are_not_coloured_into_a_file(ask: Ask, tmp_path: Path) -> None:
+    answer = ask("explain", *ASKED, "-f", override(tmp_path, "override: 2\n"))
+    assert (answer.code, answer.out) == (2, "")
+    assert "\033" not in answer.err
+    assert "error[KT" in answer.err
