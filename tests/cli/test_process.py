@@ -34,16 +34,16 @@ def test_offline_commands_never_import_torch_or_rich(command: str) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_a_cold_check_takes_300_milliseconds_at_most() -> None:
+def test_a_cold_check_with_all_proofs_takes_a_second_at_most() -> None:
     """The best of up to 25 runs: what it costs, not how busy the machine is."""
     best = float("inf")
     for _ in range(25):
         begin = time.perf_counter()
         assert process("check").returncode == 0
         best = min(best, time.perf_counter() - begin)
-        if best <= 0.3:
+        if best <= 1.0:
             break
-    assert best <= 0.3
+    assert best <= 1.0
 
 
 def test_the_module_can_be_run_and_refuses_an_unknown_command() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,12 +41,20 @@ def test_m01_a_path_a_url_or_shell_text_is_no_kernel_id(tmp_path, name):
         table, codes = ask(tmp_path, text)
         assert table is None
         assert set(codes) <= {"KT205", "KT207", "KT301", "KT105"}
-    for override in (f"disable: [{{kernel: {quoted}, reason: x}}]", f"routes: {{fp8_w8a8: {{cuda: {{require: {quoted}}}}}}}"):
+    for override in (
+        f"disable: [{{kernel: {quoted}, reason: x}}]",
+        f"routes: {{fp8_w8a8: {{cuda: {{require: {quoted}}}}}}}",
+    ):
         assert ask(tmp_path, None, f"override: 1\n{override}\n")[0] is None
 
 
+@cache
+def calls_in(path: Path) -> tuple[ast.Call, ...]:
+    return tuple(node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+
+
 def calls(path: Path, names: set[str]) -> list[ast.Call]:
-    found = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    found = calls_in(path)
     return [call for call in found if getattr(call.func, "id", getattr(call.func, "attr", "")) in names]
 
 
@@ -83,7 +92,9 @@ def test_m04_no_text_makes_a_pattern_run_for_long(tmp_path, text):
             ask(tmp_path, changed(old, new))
 
 
-@pytest.mark.parametrize("field", ["library: /tmp/evil.so", "path: ../../evil", "module: os", "source: x.cu", "env: {A: b}"])
+@pytest.mark.parametrize(
+    "field", ["library: /tmp/evil.so", "path: ../../evil", "module: os", "source: x.cu", "env: {A: b}"]
+)
 def test_m08_a_row_cannot_name_a_file_or_a_module(tmp_path, field):
     assert ask(tmp_path, changed("    kind: native\n", f"    kind: native\n    {field}\n")) == (None, ["KT201"])
     row = f"override: 1\nkernels: {{fast: {{{field}, unsafe: true, reason: x}}}}\n"
@@ -100,14 +111,20 @@ def test_m09_the_environment_injects_nothing(tmp_path, value):
     home = {"PYTHONPATH": str(ENGINE.parent)}
     names = ("KERNELTABLE_OVERRIDE", "KERNELTABLE_TABLE", "KERNELTABLE_\x1b[31m" + "X" * 1000)
     told = subprocess.run(
-        [sys.executable, "-c", program], env={**home, **dict.fromkeys(names, value)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        env={**home, **dict.fromkeys(names, value)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert told.stdout.splitlines()[0] == load_table().digest
     assert len(told.stderr) < 1000
     assert "\x1b" not in told.stderr
 
 
-@pytest.mark.parametrize("text", ["\x1b[31mred", "{0.__class__.__mro__}", "%s %n %(x)s", "a\nb\rc", "\u202ereversed", "x" * 5000])
+@pytest.mark.parametrize(
+    "text", ["\x1b[31mred", "{0.__class__.__mro__}", "%s %n %(x)s", "a\nb\rc", "\u202ereversed", "x" * 5000]
+)
 def test_m12_foreign_text_is_quoted_shortened_and_never_formatted(text):
     table = load_table(SMALL_FILE)
     asks = (
@@ -127,7 +144,11 @@ def test_m12_foreign_text_is_quoted_shortened_and_never_formatted(text):
 
 @pytest.mark.parametrize("number", [2**31, 2**63, 10**12, 10**15, 10**18])
 def test_m13_numbers_beyond_any_size_are_refused(tmp_path, number):
-    for old, key in (("multiple_of: 16", "multiple_of"), ("min: 128", "min"), ("shared_memory_kib: 163", "shared_memory_kib")):
+    for old, key in (
+        ("multiple_of: 16", "multiple_of"),
+        ("min: 128", "min"),
+        ("shared_memory_kib: 163", "shared_memory_kib"),
+    ):
         table, codes = ask(tmp_path, changed(old, f"{key}: {number}"))
         assert table is None
         assert set(codes) <= {"KT206", "KT119", "KT123", "KT312"}

@@ -44,7 +44,9 @@ def test_d02_a_b300_is_of_family_10_and_a_thor_is_not():
     assert families["sm110"] == ("sm11x",)
     assert families["sm121"] == families["sm120"] == ("sm12x",)
     assert device("jetson-thor", TABLE).architecture == "sm110"
-    old_name = device("cuda:10.1", TABLE)  # what CUDA 12 called it: a chip that nobody described, so portable rows alone
+    old_name = device(
+        "cuda:10.1", TABLE
+    )  # what CUDA 12 called it: a chip that nobody described, so portable rows alone
     assert old_name.architecture is None
     for problem in ASKED:
         for candidate in select(TABLE, with_packages(old_name, "all"), problem).candidates:
@@ -61,7 +63,9 @@ def test_d03_an_unknown_chip_is_named_so_and_gets_portable_rows(capability):
         assert any(capability in note for note in answer.notes)
 
 
-@pytest.mark.parametrize("name", ["sm_90a", "sm90a", "sm90", "SM90", "compute_90", "9.0", "9.0a", "cuda:9.0", "H100", " h200 "])
+@pytest.mark.parametrize(
+    "name", ["sm_90a", "sm90a", "sm90", "SM90", "compute_90", "9.0", "9.0a", "cuda:9.0", "H100", " h200 "]
+)
 def test_d04_every_spelling_of_9_0_is_one_chip(name):
     assert device(name, TABLE).architecture == "sm90"
 
@@ -156,7 +160,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, units: int, memory: int, order: tup
         get_device_capability=lambda index: order[index],
     )  # fmt: skip
     torch = SimpleNamespace(
-        cuda=cuda, xpu=SimpleNamespace(is_available=lambda: False), version=SimpleNamespace(hip=None), ops=SimpleNamespace()
+        cuda=cuda,
+        xpu=SimpleNamespace(is_available=lambda: False),
+        version=SimpleNamespace(hip=None),
+        ops=SimpleNamespace(),
     )
     monkeypatch.setattr(probe, "_torch", lambda: torch)
 
@@ -199,7 +206,9 @@ def test_d14_answers_are_kept_by_all_that_makes_a_device(monkeypatch):
 
 
 IDENTITIES = json.loads((Path(__file__).parents[1] / "data" / "device_cases.json").read_text(encoding="utf-8"))["rows"]
-NAMED = [row for row in IDENTITIES if row["platform"] == "cuda" and row.get("cc") and not row["id"].startswith("future")]
+NAMED = [
+    row for row in IDENTITIES if row["platform"] == "cuda" and row.get("cc") and not row["id"].startswith("future")
+]
 
 
 @pytest.mark.parametrize("row", NAMED, ids=lambda row: row["id"])

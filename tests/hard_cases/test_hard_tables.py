@@ -180,7 +180,7 @@ def test_t14_of_two_overrides_the_later_argument_wins_and_the_selection_shows_it
 
 def test_t15_one_override_may_remove_and_reorder_and_says_no_to_both_of_the_same(tmp_path):
     text = "override: 1\nroutes: {fp8_w8a8: {cuda: {order: %s}}}\n"
-    table, codes = ask(tmp_path, None, text % "{remove: [fast], prepend: [reference]}")
+    table, _ = ask(tmp_path, None, text % "{remove: [fast], prepend: [reference]}")
     assert table is not None
     assert [step.kernel for step in table.routes["fp8_w8a8", "cuda"].steps] == ["reference"]
     assert ask(tmp_path, None, text % "{replace: [reference], remove: [fast]}") == (None, ["KT402"])
@@ -198,7 +198,19 @@ def test_t17_a_required_kernel_that_cannot_run_is_no_kernel_and_a_preferred_one_
 
 def test_t18_no_environment_variable_decides_and_one_that_looks_so_is_named(tmp_path):
     """A variable would be a layer that nobody sees; what is set is said to have no effect."""
-    command = [sys.executable, "-m", "kerneltable.cli", "select", "fp8_w8a8", "--device", "h200", "--n", "16", "--k", "128"]
+    command = [
+        sys.executable,
+        "-m",
+        "kerneltable.cli",
+        "select",
+        "fp8_w8a8",
+        "--device",
+        "h200",
+        "--n",
+        "16",
+        "--k",
+        "128",
+    ]
     home = {"PYTHONPATH": str(Path(kerneltable.__file__).parent.parent)}
     plain = subprocess.run(command, env=home, capture_output=True, text=True, check=True)
     named = {"KERNELTABLE_KERNEL": "no_such_kernel", "KERNELTABLE_OVERRIDE": "/nowhere.yaml:"}

@@ -218,12 +218,13 @@ def test_y18_no_truncation_is_taken_without_a_word(tmp_path):
 
 
 BROKEN = (
-    "'unended", '"unended', "[a, b", "{a: b", "a: b: c", "a:\n - b\n c", "- a\nb", "a\nb: c", "]", "}", ",", "a: }", "[a]]",
-    "{a, b: [}", "key: |x\n  t", "key: >10\n t", "&", "*", "!", "&a &b c: d", "a: *missing", "%YAML", "%YAML 1.1\n%YAML 1.1\n",
-    "%FOO\n", "@a: b", "`a: b", "a: @b", "a: `b", "a: %b", "- - -\n -", "? [\n", ": :\n:", "a: 'b'c", 'a: "b"c', '"\\q": a',
-    '"\\x1": a', "--- a\n--- b", "a: b\n...\nc: d", "a: |\n\n  b\n c", "a:\n  b: c\n d: e", "[a b: c\n: d]", "{[a]: b, c",
-    "a: b #c\n #d\n e: f", "a: [b,, c]", "{,}", "[,]", "!<> a: b", "!a!b c: d", "!!  x", "a: &\n", "a: >\n\tb", "a:\n\tb: c",
-    "a: - b", "- a: b\n  - c", "? a\n? b\n: c: d", "a: ?", "---\n---\n", "...", "a: \"b\n---\nc\"", "a: 'b\n...\nc'",
+    "'unended", '"unended', "[a, b", "{a: b", "a: b: c", "a:\n - b\n c", "- a\nb", "a\nb: c", "]", "}", ",", "a: }",
+    "[a]]", "{a, b: [}", "key: |x\n  t", "key: >10\n t", "&", "*", "!", "&a &b c: d", "a: *missing", "%YAML",
+    "%YAML 1.1\n%YAML 1.1\n", "%FOO\n", "@a: b", "`a: b", "a: @b", "a: `b", "a: %b", "- - -\n -", "? [\n", ": :\n:",
+    "a: 'b'c", 'a: "b"c', '"\\q": a', '"\\x1": a', "--- a\n--- b", "a: b\n...\nc: d", "a: |\n\n  b\n c",
+    "a:\n  b: c\n d: e", "[a b: c\n: d]", "{[a]: b, c", "a: b #c\n #d\n e: f", "a: [b,, c]", "{,}", "[,]", "!<> a: b",
+    "!a!b c: d", "!!  x", "a: &\n", "a: >\n\tb", "a:\n\tb: c", "a: - b", "- a: b\n  - c", "? a\n? b\n: c: d", "a: ?",
+    "---\n---\n", "...", 'a: "b\n---\nc"', "a: 'b\n...\nc'",
 )  # fmt: skip
 
 

@@ -9,10 +9,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 
-from mutations import DTYPES, chosen, mutants  # noqa: E402
-from ring import Ring  # noqa: E402
-
-from run import decides_the_same, shipped_data  # noqa: E402
+from mutate import decides_the_same, shipped_data
+from mutations import DTYPES, chosen, mutants
+from ring import Ring
 
 DATA = shipped_data()
 ALL = mutants(DATA)

@@ -20,7 +20,8 @@ FILES = {
 
 
 NUMPY, TRITON = (tuple(int(part) for part in v.split(".")[:2]) for v in (np.__version__, version("triton")))
-BROKEN = NUMPY >= ((2, 5) if TRITON >= (3, 9) else (2, 4))  # range() over tensor bounds raises
+FIRST_BROKEN = (2, 5) if TRITON >= (3, 9) else (2, 4)
+BROKEN = NUMPY >= FIRST_BROKEN  # range() over tensor bounds raises
 
 
 @pytest.mark.skipif(BROKEN, reason="this Triton's interpreter does not work with this numpy")

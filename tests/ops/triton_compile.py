@@ -1,4 +1,4 @@
-"""Compile the Triton kernels for chips that need not be here, in a process of its own; see kerneltable.ops.triton_offline.
+"""Compile the Triton kernels for chips that need not be here: kerneltable.ops.triton_offline in a process of its own.
 
 python triton_compile.py KERNEL '[{...}]'     (the fields of Target, as JSON)
 """

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from kerneltable.cli import deep
 from kerneltable.errors import KernelUnavailable
 from kerneltable.kernels import registry
-from kerneltable.model import Problem, Table
+from kerneltable.model import MultipleOf, Problem, Table
 from kerneltable.ops.hopper_instances import instances
+from kerneltable.run import deep_code
 from kerneltable.run.deep import construct_all, meta_layer, smallest_problems
 from kerneltable.select import complete, device, refusals
 from kerneltable.table import load_table
@@ -24,13 +24,13 @@ def shipped() -> Table:
 
 
 def alone(table: Table, kernel: str) -> Table:
-    return replace(table, kernels={kernel: table.kernels[kernel]}, answers={})
+    return replace(table, kernels={kernel: table.kernels[kernel]}, routes={}, denials=(), answers={})
 
 
 def test_every_kernel_of_this_project_takes_its_own_row_or_says_what_it_misses(shipped: Table) -> None:
     found = {proof.path[1]: proof.code for proof in construct_all(shipped)}
     assert not {kernel for kernel, code in found.items() if code == "KT521"}
-    assert {"reference", "cpu_fp8", "triton_fp8_block", "triton_w8a16", "torch_mxfp8_emulation"}.isdisjoint(found)
+    assert {"reference", "triton_fp8_block", "triton_fp8_rowwise", "torch_mxfp8_emulation"}.isdisjoint(found)
 
 
 def test_a_constructor_that_does_not_take_its_row_is_an_error(shipped: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +64,12 @@ def test_the_smallest_problems_of_a_row_fit_it_and_have_tensors(shipped: Table) 
             assert meta_layer(shipped, problem)["weight"].shape == (problem.n, problem.k)
 
 
+def test_a_row_that_no_route_lists_has_its_smallest_problem_too(shipped: Table) -> None:
+    odd = MultipleOf("accepts.n.multiple_of", 37, shipped.kernels["reference"].mark)
+    row = replace(shipped.kernels["reference"], id="odd", accepts=(odd,))
+    assert {problem.n for problem in smallest_problems(shipped, row)} == {37}
+
+
 def test_instances_of_the_hopper_sources_are_named_once() -> None:
     found = instances([(4096, 7168)], [1, 1024])
     assert len(found) == len(set(found)) > 2
@@ -74,12 +80,12 @@ def test_code_that_does_not_compile_is_an_error(shipped: Table, monkeypatch: pyt
     def broken() -> None:
         raise KernelUnavailable("fp8_linear.cpp: expected ';'")
 
-    monkeypatch.setattr(deep, "_missing_compiler", lambda _: "")
-    monkeypatch.setattr(deep, "_compile_cpp", broken)
-    (proof,) = deep._own_code(alone(shipped, "cpu_fp8"))
+    monkeypatch.setattr(deep_code, "_missing_compiler", lambda _: "")
+    monkeypatch.setattr(deep_code, "_compile_cpp", broken)
+    (proof,) = deep_code.compile_own(alone(shipped, "cpu_fp8"))
     assert (proof.code, proof.message) == ("KT522", "'cpu_fp8' does not compile: fp8_linear.cpp: expected ';'")
-    monkeypatch.setattr(deep, "_missing_compiler", lambda _: "no compiler")
-    (proof,) = deep._own_code(alone(shipped, "cpu_fp8"))
+    monkeypatch.setattr(deep_code, "_missing_compiler", lambda _: "no compiler")
+    (proof,) = deep_code.compile_own(alone(shipped, "cpu_fp8"))
     assert proof.code == "KT523"
 
 
@@ -87,8 +93,8 @@ def test_more_shared_memory_than_the_chip_has_is_an_error_and_an_unknown_chip_a_
     kernel = shipped.kernels["triton_w8a16"]
     chips = [shipped.platforms["cuda"].architectures[name] for name in ("sm86", "sm90")]
     row = {"architecture": "sm86", "function": "tile", "shared": 99 * 1024}
-    assert list(deep._judged(kernel, chips, [row])) == []
-    (proof,) = deep._judged(kernel, chips, [{**row, "shared": 99 * 1024 + 1}])
+    assert list(deep_code._judged(kernel, chips, [row])) == []
+    (proof,) = deep_code._judged(kernel, chips, [{**row, "shared": 99 * 1024 + 1}])
     assert (proof.code, "sm86" in proof.message) == ("KT522", True)
-    (proof,) = deep._judged(kernel, chips, [{"architecture": "sm90", "unknown_to_triton": True}])
+    (proof,) = deep_code._judged(kernel, chips, [{"architecture": "sm90", "unknown_to_triton": True}])
     assert proof.code == "KT523"

@@ -97,8 +97,10 @@ def test_a_table_without_capabilities_has_no_unknown_capability() -> None:
     assert "say '" not in str(caught.value)
 
 
-def test_a_named_device_assumes_torch_triton_and_this_project_only() -> None:
-    assert dict(device("h200", TABLE).packages) == {"torch": None, "triton": None, "kerneltable": None}
+def test_a_named_device_assumes_torch_what_comes_with_it_triton_and_this_project_only() -> None:
+    assert set(device("h200", TABLE).packages) == {"torch", "triton", "kerneltable", "cuda-bindings"}
+    assert set(device("mi300x", TABLE).packages) == {"torch", "triton", "kerneltable"}
+    assert set(device("h200", TABLE).packages.values()) == {None}
     assert dict(device("h200", TABLE, packages={"torch": "2.11"}).packages) == {"torch": "2.11"}
 
 

@@ -202,7 +202,7 @@ def test_the_table_loads_from_a_zip_file(tmp_path):
     package = Path(str(files("kerneltable")))
     archive = tmp_path / "kerneltable.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        for path in [*package.glob("*.py"), *package.glob("table/*.py")]:
+        for path in [*package.glob("*.py"), *package.glob("model/*.py"), *package.glob("table/*.py")]:
             file.write(path, f"kerneltable/{path.relative_to(package)}")
         for name in ("dispatch.yaml", "schema/dispatch.schema.json", "schema/override.schema.json"):
             file.writestr(f"kerneltable/_data/{name}", shipped(*name.split("/")).read_bytes())

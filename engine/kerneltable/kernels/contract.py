@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from kerneltable.model import Problem
-
 
 class BoundKernel(Protocol):
     """A kernel bound to one layer. Each adapter file defines `class Kernel` with this shape.
@@ -18,6 +16,9 @@ class BoundKernel(Protocol):
     It never changes the tensors it is given.
 
         def __init__(self, problem, *, weight, weight_scale, input_scale=None): ...
+
+    A kernel that quantizes its input in a launch of its own shows the two stages as `quantize(x)` and
+    `product(quantized, bias=None)`, so that `kerneltable bench` can time them apart.
     """
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

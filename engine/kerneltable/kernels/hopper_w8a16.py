@@ -8,7 +8,7 @@ import torch
 
 from kerneltable.errors import KernelUnavailable
 from kerneltable.ops import hopper_w8a16 as op
-from kerneltable.ops.torch_fp8 import widen_scale
+from kerneltable.ops.torch_fp8 import has_nan_codes, widen_scale
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
@@ -32,7 +32,7 @@ class Kernel:
         if weight.device.type != "cuda":
             raise KernelUnavailable(f"hopper_w8a16: needs a CUDA device; the weight is on {weight.device}")
         codes = weight.view(torch.uint8)
-        if bool(((codes & 0x7F) == 0x7F).any()):
+        if has_nan_codes(codes):
             raise KernelUnavailable("hopper_w8a16: the weight holds NaN codes, which widening by bit shifts would lose")
         self.problem = problem
         self.dtypes = (problem.input, problem.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ class Function:
 
     types          the ctypes type of each argument, in order; BY_VALUE for objects of cuda.bindings
     shared_bytes   dynamic shared memory of each block
+    stream_of      device index -> the handle of torch's current stream, as Triton's launcher asks for it
     """
 
     handle: Any
@@ -28,6 +30,7 @@ class Function:
     device: int
     types: tuple[Any, ...]
     shared_bytes: int
+    stream_of: Callable[[int], int]
 
     def __call__(self, grid: Size, block: Size, arguments: tuple[Any, ...]) -> None:
         """Launch on the current stream of the function's device; nothing waits for it. Safe while a graph is captured.
@@ -35,7 +38,7 @@ class Function:
         arguments   tensors as their data_ptr(), numbers as int or float
         errors      KernelUnavailable with the driver's own name of the error
         """
-        stream = torch.cuda.current_stream(self.device).cuda_stream
+        stream = self.stream_of(self.device)
         (status,) = self.launch(self.handle, *grid, *block, self.shared_bytes, stream, (arguments, self.types), 0)
         if status:
             raise KernelUnavailable(f"cuLaunchKernel: grid {grid}, block {block}, device {self.device}: {status.name}")
@@ -60,7 +63,7 @@ def load_function(cubin: bytes, name: str, types: tuple[Any, ...], shared_bytes:
         _checked(
             driver.cuFuncSetAttribute(handle, limit, shared_bytes), f"{name}: {shared_bytes} bytes of shared memory"
         )
-    return Function(handle, driver.cuLaunchKernel, device, types, shared_bytes)
+    return Function(handle, driver.cuLaunchKernel, device, types, shared_bytes, torch._C._cuda_getCurrentRawStream)
 
 
 def _checked(answer: tuple[Any, ...], what: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 
 from kerneltable.ops.cuda_launch import INT32, POINTER, Function
@@ -13,6 +15,7 @@ WARPS = 8
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
 
+@lru_cache(maxsize=64)
 def quantizer(dtype: str, device: int) -> Function:
     """The instance for one input dtype ("bf16", "f16", "f32") on a device."""
     return instance("cuda/quantize_block.cu", "quantize_block", TYPES, 0, device, (("KT_IN", DTYPE_CODES[dtype]),))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 
@@ -58,6 +57,8 @@ def variant(m: int, n: int, k: int, multiprocessors: int) -> Stream | Tiled:
     columns = next(c for c in (8, 16, 32, 64, 128) if c >= m)
     tiles, blocks = ceil_div(n, 64), ceil_div(k, DEPTH)
     each = 2.67 * multiprocessors / tiles + 0.3 if columns <= 16 else 2.0 * multiprocessors / tiles
+    if columns == 64 and each < 2 and 2 * tiles <= 2.6 * multiprocessors:
+        each = 2  # three blocks of this size share a multiprocessor, as long as they come in pairs
     split = max(1, min(8, int(each), blocks // 8))
     if columns == 128 and split > 2:
         split = max(2, min(split, int(1.5 * multiprocessors / tiles)))  # larger clusters of large blocks pack badly
@@ -82,6 +83,45 @@ def load(choice: Stream | Tiled, output: str, device: int, make: Make = instance
     return make(file, name, TYPES, min(shared, SHARED_BYTES), device, defines)
 
 
+Box = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is the same for every call with one number of rows: worked out once, looked up afterwards.
+
+    weight, codes, scales   rows and columns of one copy of each
+    weight_first            the order in which the kernel takes the maps of weight and codes
+    """
+
+    function: Function
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    weight: Box
+    codes: Box
+    scales: Box
+    weight_first: bool
+
+
+@lru_cache(maxsize=65536)
+def prepare(
+    m: int, n: int, k: int, output: str, multiprocessors: int, device: int, choice: Stream | Tiled | None = None
+) -> Launch:
+    """The instance and the grid for a product of [m, k] with [n, k]; choice None lets `variant` choose."""
+    choice = choice or variant(m, n, k, multiprocessors)
+    function = load(choice, output, device)
+    if isinstance(choice, Stream):
+        rows, columns = 64 * choice.groups, choice.columns
+        grid = (ceil_div(n, rows) * choice.split, ceil_div(m, columns), 1)
+        block = (128 * choice.groups + 32, 1, 1)
+        return Launch(function, grid, block, (rows, DEPTH), (columns, DEPTH), (1, columns), True)
+    codes, weight = (64, choice.columns) if choice.common else (128, choice.columns // 2)
+    pair = (128, 2 * choice.columns) if choice.common else (256, choice.columns)
+    pairs = ceil_div(m, pair[0]) * ceil_div(n, pair[1])
+    grid = (2 * min(multiprocessors // 2, pairs), 1, 1)
+    return Launch(function, grid, (384, 1, 1), (weight, DEPTH), (codes, DEPTH), (1, 128), False)
+
+
 def product(
     codes: torch.Tensor, scales: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor,
     bias: torch.Tensor | None, output: str, multiprocessors: int, choice: Stream | Tiled | None = None,
@@ -98,37 +138,21 @@ def product(
     returns       [m, n] of dtype output, contiguous
     """
     (m, k), n = codes.shape, weight.shape[0]
-    choice = choice or variant(m, n, k, multiprocessors)
-    launch = load(choice, output, codes.device.index or 0)
+    launch = prepare(m, n, k, output, multiprocessors, codes.device.index or 0, choice)
     out = output_of(m, n, output, codes.device)
-    tail = (weight_scale.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr(), m, n, ceil_div(k, DEPTH))
-    if isinstance(choice, Stream):
-        maps, grid, threads = _stream(choice, codes, scales, weight)
-    else:
-        maps, grid, threads = _tiled(choice, codes, scales, weight, multiprocessors)
-    launch(grid, (threads, 1, 1), (*maps, *tail))
+    maps = map_of(weight, "u8", launch.weight), map_of(codes, "u8", launch.codes)
+    launch.function(
+        launch.grid,
+        launch.block,
+        (
+            *(maps if launch.weight_first else maps[::-1]),
+            map_of(scales, "f32", launch.scales),
+            weight_scale.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            m,
+            n,
+            ceil_div(k, DEPTH),
+        ),
+    )
     return out
-
-
-Geometry = tuple[tuple[Any, Any, Any], tuple[int, int, int], int]
-
-
-def _stream(choice: Stream, codes: torch.Tensor, scales: torch.Tensor, weight: torch.Tensor) -> Geometry:
-    rows, columns = 64 * choice.groups, choice.columns
-    maps = (
-        map_of(weight, "u8", (rows, DEPTH)), map_of(codes, "u8", (columns, DEPTH)), map_of(scales, "f32", (1, columns))
-    )  # fmt: skip
-    grid = (ceil_div(weight.shape[0], rows) * choice.split, ceil_div(codes.shape[0], columns), 1)
-    return maps, grid, 128 * choice.groups + 32
-
-
-def _tiled(
-    choice: Tiled, codes: torch.Tensor, scales: torch.Tensor, weight: torch.Tensor, multiprocessors: int
-) -> Geometry:
-    rows, columns = (64, choice.columns) if choice.common else (128, choice.columns // 2)
-    maps = (
-        map_of(codes, "u8", (rows, DEPTH)), map_of(weight, "u8", (columns, DEPTH)), map_of(scales, "f32", (1, 128))
-    )  # fmt: skip
-    pair = (128, 2 * choice.columns) if choice.common else (256, choice.columns)
-    pairs = ceil_div(codes.shape[0], pair[0]) * ceil_div(weight.shape[0], pair[1])
-    return maps, (2 * min(multiprocessors // 2, pairs), 1, 1), 384

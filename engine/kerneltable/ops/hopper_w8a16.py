@@ -93,6 +93,34 @@ def load(choice: Variant, scales: int, dtype: str, output: str, device: int, mak
     return make("cuda/hopper_w8a16.cu", "hopper_w8a16", TYPES, min(shared, SHARED_BYTES), device, defines)
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is the same for every call with one number of rows: worked out once, looked up afterwards."""
+
+    function: Function
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    box: tuple[int, int]
+
+
+@lru_cache(maxsize=65536)
+def prepare(
+    m: int, n: int, k: int, scales: int, dtypes: tuple[str, str], multiprocessors: int, device: int,
+    choice: Variant | None = None,
+) -> Launch:  # fmt: skip
+    """The instance and the grid for a product of [m, k] with [n, k]; choice None lets `variant` choose."""
+    choice = choice or variant(m, n, k, scales, multiprocessors)
+    rows = 64 * choice.groups
+    across = ceil_div(ceil_div(n, rows), choice.inputs) * choice.inputs * choice.split
+    threads = 128 * choice.groups + (128 if choice.groups == 2 and choice.columns >= 128 else 32)
+    return Launch(
+        load(choice, scales, *dtypes, device),
+        (across, ceil_div(m, choice.columns), 1),
+        (threads, 1, 1),
+        (choice.columns // choice.inputs, 64),
+    )
+
+
 def product(
     x: torch.Tensor, packed: torch.Tensor, weight_scale: torch.Tensor | None, bias: torch.Tensor | None, n: int,
     scales: int, dtypes: tuple[str, str], multiprocessors: int, choice: Variant | None = None,
@@ -108,17 +136,12 @@ def product(
     returns       [m, n] of the output dtype, contiguous
     """
     m, k = x.shape
-    choice = choice or variant(m, n, k, scales, multiprocessors)
-    launch = load(choice, scales, *dtypes, x.device.index or 0)
+    launch = prepare(m, n, k, scales, dtypes, multiprocessors, x.device.index or 0, choice)
     out = output_of(m, n, dtypes[1], x.device)
-    box = (choice.columns // choice.inputs, 64)
-    rows = 64 * choice.groups
-    across = ceil_div(ceil_div(n, rows), choice.inputs) * choice.inputs * choice.split
-    threads = 128 * choice.groups + (128 if choice.groups == 2 and choice.columns >= 128 else 32)
     pointers = (0 if weight_scale is None else weight_scale.data_ptr(), 0 if bias is None else bias.data_ptr())
-    launch(
-        (across, ceil_div(m, choice.columns), 1),
-        (threads, 1, 1),
-        (map_of(x, dtypes[0], box), packed.data_ptr(), *pointers, out.data_ptr(), m, n, ceil_div(k, DEPTH)),
+    launch.function(
+        launch.grid,
+        launch.block,
+        (map_of(x, dtypes[0], launch.box), packed.data_ptr(), *pointers, out.data_ptr(), m, n, ceil_div(k, DEPTH)),
     )
     return out

@@ -100,7 +100,7 @@ def _load_library(package: str) -> None:
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         for file in sorted(Path(folder).glob("_C*.so")):
             try:
-                torch.ops.load_library(str(file))
+                torch.ops.load_library(str(file))  # type: ignore[no-untyped-call]
             except (OSError, RuntimeError) as error:
                 raise KernelUnavailable(
                     f"{package}: {file.name} cannot be loaded ({_short(error)}); is it built for this torch?"

@@ -63,7 +63,8 @@ def round_to_e4m3(x: torch.Tensor) -> torch.Tensor:
 def has_nan_codes(codes: torch.Tensor) -> bool:
     """Whether e4m3 codes [n, k] hold NaN (0x7f or 0xff); waits for the device, looks at 64 MiB at a time."""
     step = max(1, 2**26 // max(1, codes.shape[1]))
-    return any(bool(((part & 0x7F) == NAN_CODE).any()) for part in codes.view(torch.uint8).split(step))
+    parts = torch.split(codes.view(torch.uint8), step)
+    return any(bool(((part & 0x7F) == NAN_CODE).any()) for part in parts)
 
 
 def quantize_block(x: torch.Tensor, block: int = 128) -> tuple[torch.Tensor, torch.Tensor]:

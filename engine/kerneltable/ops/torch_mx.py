@@ -30,7 +30,10 @@ def quantize_mx(x: torch.Tensor, mode: str = "floor") -> tuple[torch.Tensor, tor
     m, k = x.shape
     groups = grouped(x, MX_BLOCK)
     amax = groups.abs().amax(dim=2)
-    exponents = _floor_exponent(amax) if mode == "floor" else _rounded_up_exponent(amax / torch.full_like(amax, LARGEST))
+    if mode == "floor":
+        exponents = _floor_exponent(amax)
+    else:  # the divisor is a tensor: on CUDA torch multiplies by the reciprocal of a number
+        exponents = _rounded_up_exponent(amax / torch.full_like(amax, LARGEST))
     inverse = widen_e8m0((254 - exponents).clamp(min=0).to(torch.uint8))
     inverse = torch.where(exponents == NAN_EXPONENT, torch.nan, inverse)
     codes = round_to_e4m3(groups * inverse.unsqueeze(2)).reshape(m, -1)

@@ -109,11 +109,9 @@ def registers(compiled: object) -> dict[str, int]:
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     asm = compiled.asm  # type: ignore[attr-defined]
     if "amdgcn" in asm:
-        found = (
-            re.search(r"\.vgpr_count:\s+(\d+)", asm["amdgcn"]),
-            re.search(r"vgpr_spill_count:\s+(\d+)", asm["amdgcn"]),
-        )
-        return {"registers": int(found[0][1]), "spilled": int(found[1][1])} if found[0] and found[1] else {}
+        used = re.search(r"\.vgpr_count:\s+(\d+)", asm["amdgcn"])
+        spilled = re.search(r"vgpr_spill_count:\s+(\d+)", asm["amdgcn"])
+        return {"registers": int(used[1]), "spilled": int(spilled[1])} if used and spilled else {}
     if not tool.exists():
         return {}
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -126,10 +124,10 @@ def registers(compiled: object) -> dict[str, int]:
 
 def compile_launches(kernel: str, number: int, target: Target, sizes: list[Size]) -> None:
     """Compile what the kernel launches for these sizes and print a line for each; number is the target's own."""
-    driver.set_active(OfflineDriver(target.triton(), number))  # type: ignore[arg-type]
+    driver.set_active(OfflineDriver(target.triton(), number))
     for m, n, k, dtype in sizes:
         compiled: list[object] = []
-        JITFunction.run = recording(compiled)  # type: ignore[method-assign]
+        JITFunction.run = recording(compiled)
         row = {"kernel": kernel, "architecture": target.name, "m": m, "n": n, "k": k, "input": str(dtype)}
         try:
             launch(kernel, m, dtype, target.chip(), n, k)

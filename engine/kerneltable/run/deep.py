@@ -23,7 +23,7 @@ WRONG = (TypeError, KernelInputError, LayerError, AttributeError, KeyError)
 
 
 def construct_all(table: Table) -> Iterator[Proof]:
-    """KT520, KT521 and KT523: each row's kernel loaded, and constructed for the smallest problem of each of its schemes."""
+    """KT520, KT521 and KT523: each row's kernel, loaded and constructed for the smallest problem of each scheme."""
     for kernel in table.kernels.values():
         path = ("kernels", kernel.id)
         try:
@@ -63,7 +63,7 @@ def smallest_problems(table: Table, kernel: Kernel) -> Iterator[Problem]:
     for scheme in table.schemes:
         if named and scheme not in named[0]:
             continue
-        space = space_of(scheme, table)
+        space = space_of(scheme, table, also=kernel.accepts)
         box = space.box(p for p in kernel.accepts if about_problems(p))
         both = None if box is None else meet(box, whole(space, table))
         if both is not None:

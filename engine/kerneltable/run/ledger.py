@@ -3,6 +3,7 @@
 One Ledger serves a process, unless a caller brings its own: a kernel that fails for one layer is broken for every
 layer of the same shape class, whatever table named it. Plans read `generation` at each call and look again when it
 has moved; everything else happens on slow paths, under one lock that is never held while a kernel or a logger runs.
+Packing has locks of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
-from typing import Protocol
-from weakref import WeakSet
 
 from kerneltable.errors import DeviceLost
 from kerneltable.model import Device, Problem
@@ -26,6 +25,7 @@ BANDS = (1, 16, 128, 1024)
 """Largest m of each band of a shape class; the last band has no end. Kernels change their code about there."""
 
 VERIFY = ("first", "always", "never")
+PACKING_LOCKS = 61
 _MAKING = threading.Lock()
 
 
@@ -108,13 +108,6 @@ class Report:
         return "\n".join(lines)
 
 
-class OwnsLock(Protocol):
-    """Whatever holds a lock that a forked child must renew."""
-
-    def renew_lock(self) -> None:
-        """Replace the lock by a new one."""
-
-
 class Ledger:
     """The memory of what failed, what was checked and what was counted; safe under threads.
 
@@ -135,19 +128,16 @@ class Ledger:
         self._lost: dict[Device, str] = {}
         self._fallbacks: Counter[tuple[str, str]] = Counter()
         self._counts: dict[str, Counter[str]] = {}
-        self._owners: WeakSet[OwnsLock] = WeakSet()
-        self._lock = threading.Lock()
+        self.renew_locks()
 
-    def renew_lock(self) -> None:
+    def renew_locks(self) -> None:
         """New locks, for a child process: a thread of the parent may have held the old ones when it forked."""
         self._lock = threading.Lock()
-        for owner in tuple(self._owners):
-            owner.renew_lock()
+        self._packing = tuple(threading.RLock() for _ in range(PACKING_LOCKS))
 
-    def renew_with(self, owner: OwnsLock) -> None:
-        """Renew this owner's lock too, as long as it lives."""
-        with self._lock:
-            self._owners.add(owner)
+    def packing(self, address: int) -> threading.RLock:
+        """The lock to hold while tensors at an address are packed: by one plan at a time, other layers meanwhile."""
+        return self._packing[(address >> 12) % PACKING_LOCKS]
 
     # --- Kernels that failed --------------------------------------------------------------------------------------
 
@@ -240,7 +230,7 @@ def shared_ledger() -> Ledger:
 def _made() -> Ledger:
     ledger = Ledger()
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=ledger.renew_lock)
+        os.register_at_fork(after_in_child=ledger.renew_locks)
     return ledger
 
 

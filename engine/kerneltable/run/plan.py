@@ -7,7 +7,6 @@ Inside a CUDA graph capture nothing is chosen, packed or checked: what m needs m
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Collection, Mapping
 
 import torch
@@ -64,17 +63,11 @@ class Plan:
         self._bound: dict[str, Bound] = {}
         self._generation = self.ledger.generation
         self._ready: dict[int, Bound] = {}
-        self.renew_lock()
-        self.ledger.renew_with(self)
         lost = self.ledger.loss_of(device)
         if lost is not None:
             raise lost
         if not self.by_rows:
             self._resolve(None)
-
-    def renew_lock(self) -> None:
-        """A new lock, for a child process that was forked while a thread of its parent held the old one."""
-        self._lock = threading.RLock()
 
     @property
     def kernel(self) -> str | None:
@@ -156,13 +149,15 @@ class Plan:
             failed = bound
 
     def _fresh(self) -> dict[int, Bound]:
-        """The kernels by m, emptied if the ledger has moved on since they were put in."""
-        with self._lock:
-            now = self.ledger.generation
-            if self._generation != now:
-                self._ready = {}
-                self._generation = now
-            return self._ready
+        """The kernels by m, emptied if the ledger has moved on since they were put in.
+
+        Needs no lock: whoever gets a dict chooses a kernel only afterwards, and puts it in that dict.
+        """
+        now = self.ledger.generation
+        if self._generation != now:
+            self._ready = {}
+            self._generation = now
+        return self._ready
 
     def _remember(self, ready: dict[int, Bound], m: int, bound: Bound) -> None:
         """Let later calls with m rows go straight to a kernel; ready is the dict from before the kernel was chosen."""
@@ -221,7 +216,7 @@ class Plan:
     ) -> Bound | None:
         """Pack a kernel once; None when it cannot be had here and is set aside."""
         watch = self._watch
-        with self._lock:
+        with self.ledger.packing(self.tensors["weight"].data_ptr()):
             if kernel in self._bound or watch.aside(kernel, None):
                 return self._bound.get(kernel)
             stage = "load"

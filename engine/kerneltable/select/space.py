@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any
 
 from kerneltable.errors import ProblemError
@@ -51,11 +52,12 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """All problems of one scheme. masks remembers what each predicate came to."""
+    """All problems of one scheme. masks and domains remember what each predicate and table came to."""
 
     scheme: str
     axes: tuple[Axis, ...]
     masks: dict[tuple[Predicate, bool], int] = field(default_factory=dict, repr=False)
+    domains: dict[Table, Box | None] = field(default_factory=dict, repr=False)
 
     @property
     def full(self) -> Box:
@@ -118,13 +120,14 @@ def simplest(axis: Axis, mask: int) -> int:
     return min(places, key=lambda place: _rank(axis, place))
 
 
-def space_of(scheme: str, *tables: Table) -> Space:
+def space_of(scheme: str, *tables: Table, also: Iterable[Predicate] = ()) -> Space:
     """The space of a scheme whose atoms none of the tables can tell apart.
 
     A detail that only one of the tables knows is in the space too: see `domain`.
+    also   predicates of rows that no route of the scheme lists
     """
     known = [table.schemes[scheme] for table in tables if scheme in table.schemes]
-    asked = list(dict.fromkeys(p for table in tables for p in _predicates(table, scheme)))
+    asked = list(dict.fromkeys((*also, *(p for table in tables for p in _predicates(table, scheme)))))
     by_axis: dict[str, list[Predicate]] = {}
     for predicate in asked:
         fact = FACT_OF[predicate.key]
@@ -146,15 +149,17 @@ def space_of(scheme: str, *tables: Table) -> Space:
 
 def domain(space: Space, table: Table) -> Box | None:
     """The problems of the space that a table can be asked: the others have a detail that its scheme does not know."""
-    scheme = table.schemes.get(space.scheme)
-    if scheme is None:
-        return None
-    box = tuple(axis.full if axis.cells else _known(space, axis, scheme) for axis in space.axes)
-    return box if all(box) else None
+    if table not in space.domains:
+        scheme = table.schemes.get(space.scheme)
+        known = (0,) if scheme is None else tuple(_known(space, axis, scheme) for axis in space.axes)
+        space.domains[table] = known if all(known) else None
+    return space.domains[table]
 
 
 def _known(space: Space, axis: Axis, scheme: Scheme) -> int:
-    """The atoms of an axis that `complete` takes."""
+    """The atoms of an axis that `complete` takes; every size is taken."""
+    if axis.cells:
+        return axis.full
     mask = 0
     for place, facts in enumerate(axis.atoms):
         asked = {name: value for name, value in facts.items() if value is not UNASKED}
@@ -201,7 +206,7 @@ def _weights(scheme: Scheme, blocks: set[str]) -> Iterator[Facts]:
 
 def _other_block(blocks: set[str]) -> str:
     """A block that is none of these; it stands for all of them."""
-    return next(text for side in (64, 32, 16, *range(1, 1 << 16)) if (text := f"{side}x{side}") not in blocks)
+    return next(text for side in chain((64, 32, 16), count(1)) if (text := f"{side}x{side}") not in blocks)
 
 
 def _taken(scheme: Scheme) -> Iterator[Facts]:

@@ -112,6 +112,9 @@ FAULTS = (
     Fault("wrote to x", "result", lambda out, x, kept: (out, x.zero_())[0], silent=True),
 )
 
+NAMED = {fault.name: fault for fault in FAULTS}
+RAISES, TWICE, LOST = NAMED["raises"], NAMED["twice too large"], NAMED["sticky 700"]
+
 
 @dataclass
 class Fakes:

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from faulty import FAULTS, LAYER, ROUTE, rows
+from faulty import LAYER, NAMED, RAISES, ROUTE, rows
 
 from kerneltable.errors import CaptureError
 from kerneltable.run.ledger import Ledger
-from kerneltable.select import complete
-from kerneltable.table import load_table
-
-NAMED = {fault.name: fault for fault in FAULTS}
-BLOCKS = complete(load_table().schemes["fp8_block_w8a8"], LAYER)
-RAISES, TWICE, LOST = NAMED["raises"], NAMED["twice too large"], NAMED["sticky 700"]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from faulty import FAULTS, LAYER, ROUTE, Fault, K, layer_tensors, raising, rows
+from faulty import LAYER, NAMED, ROUTE, TWICE, Fault, K, layer_tensors, raising, rows
 
 from kerneltable.errors import DeviceLost, KernelInputError
 from kerneltable.kernels import registry
@@ -18,9 +18,7 @@ from kerneltable.run.trial import check_numbers, sampled_columns, sampled_rows
 from kerneltable.select import complete
 from kerneltable.table import load_table
 
-NAMED = {fault.name: fault for fault in FAULTS}
 BLOCKS = complete(load_table().schemes["fp8_block_w8a8"], LAYER)
-RAISES, TWICE, LOST = NAMED["raises"], NAMED["twice too large"], NAMED["sticky 700"]
 
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
@@ -175,3 +173,18 @@ def test_unused_memory_is_given_back_before_the_second_try(plan, fakes, monkeypa
     fakes.faults[ROUTE[0]] = NAMED["memory once"]
     plan(rows(5), None)
     assert given_back == [torch.device("cpu")]
+
+
+def test_a_synchronizing_ledger_names_the_kernel_of_an_asynchronous_error(table, h200, fakes, monkeypatch):
+    pending = []
+
+    def wait(place: torch.device) -> None:
+        if pending:
+            raise RuntimeError(pending.pop())
+
+    monkeypatch.setattr("kerneltable.run.watch.wait_for", wait)
+    plan = bind(table, h200, LAYER, layer_tensors(), ledger=Ledger(synchronize=True))
+    plan(rows(5), None)
+    pending.append("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(DeviceLost, match=f"{ROUTE[0]}: RuntimeError: CUDA error"):
+        plan(rows(5), None)

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from faulty import FAULTS, LAYER
 
 from kerneltable.run.faults import Meaning, meaning_of, reason_of
 from kerneltable.run.ledger import BANDS, band_of
-from kerneltable.select import complete
-from kerneltable.table import load_table
-
-NAMED = {fault.name: fault for fault in FAULTS}
-BLOCKS = complete(load_table().schemes["fp8_block_w8a8"], LAYER)
-RAISES, TWICE, LOST = NAMED["raises"], NAMED["twice too large"], NAMED["sticky 700"]
 
 
 @pytest.mark.parametrize(

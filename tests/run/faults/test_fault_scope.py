@@ -6,20 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from faulty import FAULTS, LAYER, ROUTE, layer_tensors, raising, rows
+from faulty import LAYER, LOST, NAMED, RAISES, ROUTE, layer_tensors, raising, rows
 
 import kerneltable
 from kerneltable.errors import DeviceLost, KernelFault
 from kerneltable.kernels import registry
 from kerneltable.run.ledger import Ledger
 from kerneltable.run.plan import bind
-from kerneltable.select import complete
 from kerneltable.table import load_table
-
-NAMED = {fault.name: fault for fault in FAULTS}
-BLOCKS = complete(load_table().schemes["fp8_block_w8a8"], LAYER)
-RAISES, TWICE, LOST = NAMED["raises"], NAMED["twice too large"], NAMED["sticky 700"]
-
 
 # --- What a failure speaks for ----------------------------------------------------------------------------------------
 

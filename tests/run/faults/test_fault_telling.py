@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
+from functools import partial
 
 import pytest
 import torch
-from faulty import FAULTS, LAYER, ROUTE, Fault, layer_tensors, rows
+from faulty import LAYER, NAMED, RAISES, ROUTE, TWICE, Fault, layer_tensors, raising, rows
 
 import kerneltable
 from kerneltable.errors import KernelUnavailable, NoKernelError
 from kerneltable.run.ledger import shared_ledger
 from kerneltable.run.plan import bind
-from kerneltable.select import complete, device
-from kerneltable.table import load_table
-
-NAMED = {fault.name: fault for fault in FAULTS}
-BLOCKS = complete(load_table().schemes["fp8_block_w8a8"], LAYER)
-RAISES, TWICE, LOST = NAMED["raises"], NAMED["twice too large"], NAMED["sticky 700"]
+from kerneltable.select import device
 
 
 def test_a_selection_and_a_fallback_are_one_log_line_each(table, h200, fakes, ledger, caplog):
@@ -94,7 +91,8 @@ def test_a_kernel_may_call_the_plan_that_calls_it(table, h200, fakes, ledger):
 
 def test_threads_that_meet_the_same_broken_constructor_pack_it_once(table, h200, fakes, ledger):
     plan = bind(table, h200, LAYER, layer_tensors(), ledger=ledger)
-    fakes.faults |= {ROUTE[0]: RAISES, ROUTE[1]: NAMED["constructor raises"]}
+    slow = Fault("slow and broken", "pack", lambda *_: time.sleep(0.2) or raising(RuntimeError)())
+    fakes.faults |= {ROUTE[0]: RAISES, ROUTE[1]: slow}  # slow: the others wait for it meanwhile
     together = threading.Barrier(8)
 
     def ask() -> None:
@@ -113,10 +111,11 @@ def test_threads_that_meet_the_same_broken_constructor_pack_it_once(table, h200,
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_forked_while_locks_are_held_can_still_call(table, h200, fakes):
     plan = bind(table, h200, LAYER, layer_tensors())
+    lock = partial(plan.ledger.packing, 0)
     holding, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with plan._lock, plan.ledger._lock:
+        with plan.ledger._lock, lock():
             holding.set()
             release.wait(30)
 
@@ -125,7 +124,7 @@ def test_a_child_forked_while_locks_are_held_can_still_call(table, h200, fakes):
     holding.wait()
     child = os.fork()
     if child == 0:
-        os._exit(0 if plan._lock.acquire(timeout=5) and plan.ledger._lock.acquire(timeout=5) else 1)
+        os._exit(0 if lock().acquire(timeout=5) and plan.ledger._lock.acquire(timeout=5) else 1)
     release.set()
     holder.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

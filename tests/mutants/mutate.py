@@ -1,6 +1,6 @@
 """Make about 600 mutants of dispatch.yaml and report which the fast ring kills.
 
-python tests/mutants/run.py [--count 600]
+python tests/mutants/mutate.py [--count 600]
 A survivor is held against the table by `diff`, which is exact: it decides the same on every chip, with nothing, one
 package or everything installed, or it does not. docs/hard-cases.md says why such mutants exist.
 Exit 0 when at least 95 % are killed and every survivor decides the same.
