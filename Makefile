@@ -10,7 +10,7 @@ TEST_READY := $(VENV)/.ready-test
 # What `python -m venv` is told; --system-site-packages takes the torch of a container image.
 VENVFLAGS ?=
 
-.PHONY: run test lint setup setup-test clean conformance golden
+.PHONY: run test lint setup setup-test clean conformance golden mutants fuzz
 
 run: setup
 	$(BIN)/kerneltable run --sample all
@@ -30,6 +30,13 @@ conformance: setup
 
 golden: setup-test
 	$(BIN)/python tests/golden/regenerate.py
+
+mutants: setup-test
+	$(BIN)/python tests/mutants/mutate.py
+
+fuzz: setup-test
+	$(BIN)/python fuzz/corpus.py
+	$(BIN)/python fuzz/load_merge_select.py --random 20000
 
 setup: $(READY)
 

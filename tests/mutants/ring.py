@@ -21,6 +21,7 @@ import regenerate
 import rows
 
 from kerneltable.cli.proofs import with_proofs
+from kerneltable.errors import KernelTableError
 from kerneltable.kernels.registry import signatures
 from kerneltable.model import Table
 from kerneltable.table import load_table
@@ -67,7 +68,10 @@ class Ring:
             regenerate.FILE: partial(regenerate.lines, table),
             regenerate.FILE_WITH_ALL: partial(regenerate.lines, table, "all"),
         }
-        return any("\n".join(made[file]()) + "\n" != self.golden[file] for file in files)
+        try:
+            return any("\n".join(made[file]()) + "\n" != self.golden[file] for file in files)
+        except KernelTableError:  # a question of the golden file that this table cannot be asked
+            return True
 
 
 def _proves(table: Table) -> bool:

@@ -112,10 +112,11 @@ def test_a_forked_child_computes_though_a_thread_of_its_parent_held_the_locks():
     wanted = module(inputs(3, K, dtype=torch.float16))
     other = layer(seed=3)
     plan = next(iter(other._ready.values())).plan
+    packing = plan.ledger.packing(plan.tensors["weight"].data_ptr())
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with other._lock, plan._lock:
+        with other._lock, packing:
             held.set()
             release.wait(60)
 

@@ -160,3 +160,14 @@ def test_a_limit_of_one_detail_alone_is_the_whole_region():
     region = {tuple(c[4]) for c in said(diff(table(), other)) if c[1] == ["sm80", "cuda:13.0", "gfx90a", "gfx942"]}
     assert region <= {("output f32",)}
     assert all("output f32" in text for c in said(diff(table(), other)) for text in c[4])
+
+
+def test_a_detail_that_one_table_does_not_know_is_shown_as_such():
+    one = table()
+    fp8 = one.schemes["fp8"]
+    fewer = table(schemes={**one.schemes, "fp8": replace(fp8, weight=replace(fp8.weight, scales=("f32",)))})
+    changes = diff(fewer, one)
+    assert changes
+    assert not any(change.before.known for change in changes)
+    assert {text for change in said(changes) for text in change[4] if "weight scale e8m0" not in text} == set()
+    assert {change.loudness for change in diff(one, fewer)} == {"lost"}

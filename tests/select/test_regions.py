@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from handmade import at_least, kernel, multiple_of, one_of, route, table
+from handmade import at_least, at_most, deny, kernel, multiple_of, one_of, route, table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_tables import details, devices, grid, holds, place_of, tables
@@ -184,3 +184,23 @@ def test_the_command_says_what_differs_from_the_scheme_and_nothing_else():
         "kerneltable explain fp8 --device sm90 --n 1 --k 2 --m 3 --input f16 --output bf16 --bias "
         "--weight-block 7x9 --weight-scale e8m0 -f a.yaml"
     )
+
+
+def test_a_denial_of_some_m_holds_for_an_unknown_m_and_a_limit_of_a_row_does_not_fit_it():
+    few = at_most("when.m.max", 8)
+    made = table(route("fp8", "cuda", "wide", "reference"), denials=(deny("wide", few),))
+    space, chip = space_of("fp8", made), device("sm90", made)
+    ordinary = whole(space, made)
+    wide, rest = winners(made, chip, space, ordinary)
+    assert [box_text(space, box, ordinary) for box in wide.boxes] == ["m >= 9"]
+    assert [box_text(space, box, ordinary) for box in rest.boxes] == ["m 1 to 8 or unknown"]
+    assert select(made, chip, Problem("fp8", n=1, k=1)).kernel == "reference"
+
+
+def test_a_limit_on_m_leaves_an_unknown_m_to_the_next_step():
+    rows = {"few": kernel("few", at_most("accepts.m.max", 8))}
+    made = table(route("fp8", "cuda", "few", "reference"), rows=rows)
+    space, chip = space_of("fp8", made), device("sm90", made)
+    ordinary = whole(space, made)
+    few, rest = winners(made, chip, space, ordinary)
+    assert [box_text(space, box, ordinary) for box in (*few.boxes, *rest.boxes)] == ["m 1 to 8", "m >= 9 or unknown"]

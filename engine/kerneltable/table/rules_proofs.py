@@ -37,8 +37,8 @@ RULES = (
          "the reference, or to nothing.", "", "", "Look whether the change is meant.", "error"),
     Rule("KT520", "kernel that cannot be loaded here", "`check --deep` loads every registered kernel. This one needs "
          "something that this machine does not have.", "", "", "Install what is missing, or check elsewhere.", "note"),
-    Rule("KT521", "kernel that does not take its own row", "`check --deep` constructs each kernel with tensors that have "
-         "no storage, for the smallest problem of its row; the constructor failed.", "", "",
+    Rule("KT521", "kernel that does not take its own row", "`check --deep` constructs each kernel with tensors that "
+         "have no storage, for the smallest problem of its row; the constructor failed.", "", "",
          "Correct the row or the constructor.", "error"),
     Rule("KT522", "device code that does not compile", "`check --deep` compiles every kernel for every architecture "
          "that its row names.", "", "", "Correct the code, or take the architecture out of the row.", "error"),
