@@ -31,8 +31,8 @@ RULES = (
     Rule("KT508", "too many weight layouts", "As m changes, one layer would use kernels with more different weight "
          "layouts than are meant to be kept; each is a copy of the weights.", "", "",
          "Join bands of m, or let the kernels share a layout.", "warning"),
-    Rule("KT510", "decision that changes", "`diff` found problems that get another kernel, or the same one with another "
-         "kind, numerics or layout.", "", "", "Look whether the change is meant.", "warning"),
+    Rule("KT510", "decision that changes", "`diff` found problems that get another kernel, or the same one with "
+         "another kind, numerics or layout.", "", "", "Look whether the change is meant.", "warning"),
     Rule("KT511", "decision that becomes slow", "`diff` found problems that lose their fast kernel to an emulation, to "
          "the reference, or to nothing.", "", "", "Look whether the change is meant.", "error"),
     Rule("KT520", "kernel that cannot be loaded here", "`check --deep` loads every registered kernel. This one needs "
