@@ -49,7 +49,12 @@ def run(args: Namespace) -> int:
     from kerneltable.table import check_table
 
     known_before = _read_baseline(args.baseline)
-    table, findings = check_table(args.table, list(args.override), signatures=signatures())
+    table, findings = check_table(
+        args.table,
+        list(args.override),
+        signatures=signatures(),
+        any_writer=args.allow_insecure_permissions,
+    )
     drift = _drift(args.lock, table)
     if table is not None:
         findings = with_proofs(table, findings, file_options(args.table, args.override), notes=args.notes)

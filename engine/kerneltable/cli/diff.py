@@ -10,7 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.devices import add_devices, devices_of
-from kerneltable.cli.options import add_format
+from kerneltable.cli.options import add_format, add_trust
 from kerneltable.cli.output import painted, print_json, print_lines
 from kerneltable.cli.proofs import file_options, merged
 from kerneltable.errors import Finding, ProblemError
@@ -36,6 +36,7 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--base-override", metavar="FILE", action="append", default=[], help="an override file over A; repeatable"
     )
+    add_trust(parser)
     add_devices(parser, default="every architecture of both tables, and one that nobody knows yet")
     add_format(parser, ("text", "json", "github", "sarif"))
 
@@ -45,8 +46,9 @@ def run(args: Namespace) -> int:
     from kerneltable.select.diff import diff
     from kerneltable.table import load_table
 
-    one = load_table(args.a, args.base_override)
-    other = load_table(args.b or args.a, args.override)
+    trusting = args.allow_insecure_permissions
+    one = load_table(args.a, args.base_override, any_writer=trusting)
+    other = load_table(args.b or args.a, args.override, any_writer=trusting)
     changes = diff(one, other, _pairs(args, one, other))
     more = f" --with {quote(args.packages)}" if args.packages is not None else ""
     files = (file_options(args.a, args.base_override), file_options(args.b or args.a, args.override))

@@ -41,6 +41,16 @@ def add_overrides(parser: ArgumentParser) -> None:
         default=[],
         help="an override file; repeatable, later ones win",
     )
+    add_trust(parser)
+
+
+def add_trust(parser: ArgumentParser) -> None:
+    """--allow-insecure-permissions: take override files that others can write."""
+    parser.add_argument(
+        "--allow-insecure-permissions",
+        action="store_true",
+        help="take override files that others can write (an override decides which code runs)",
+    )
 
 
 def add_question(parser: ArgumentParser) -> None:
@@ -95,7 +105,7 @@ def table_of(args: Namespace, layers: Sequence[tuple[str, str]] = ()) -> Table:
     """The table of --table and -f, with layers of text on top; ConfigError with all findings."""
     from kerneltable.table import load_table
 
-    return load_table(args.table, [*args.override, *layers])
+    return load_table(args.table, [*args.override, *layers], any_writer=args.allow_insecure_permissions)
 
 
 def question_of(args: Namespace) -> tuple[Table, Device, Problem]:

@@ -23,6 +23,7 @@ def load_table(
     *,
     signatures: Signatures | None = None,
     plugins: bool = True,
+    any_writer: bool = False,
 ) -> Table:
     """Read a table, lay overrides over it in order, check everything, and freeze it.
 
@@ -30,9 +31,10 @@ def load_table(
     overrides   files, or (name, text) pairs; later ones win
     signatures  kernel id -> constructor parameter -> whether it is required; rows are checked against them
     plugins     lay what installed packages bring over the shipped table; a table given by path stands alone
+    any_writer  take override files that others than this user and root can write; an override decides which code runs
     errors      ConfigError with every finding, sorted by file, line and column
     """
-    table, findings = check_table(path, overrides, signatures=signatures, plugins=plugins)
+    table, findings = check_table(path, overrides, signatures=signatures, plugins=plugins, any_writer=any_writer)
     if table is None:
         raise ConfigError([finding for finding in findings if finding.severity == "error"])
     return table
@@ -44,6 +46,7 @@ def check_table(
     *,
     signatures: Signatures | None = None,
     plugins: bool = True,
+    any_writer: bool = False,
 ) -> tuple[Table | None, tuple[Finding, ...]]:
     """The same without raising: the table, or None when it cannot be used, and all findings, warnings too."""
-    return read(path, overrides, signatures=signatures, plugins=plugins)
+    return read(path, overrides, signatures=signatures, plugins=plugins, any_writer=any_writer)

@@ -37,9 +37,11 @@ def read(
     today: date | None = None,
     loader: str | None = None,
     plugins: bool = True,
+    any_writer: bool = False,
 ) -> tuple[Table | None, tuple[Finding, ...]]:
     """Read, merge and check; the table is None when a finding is an error.
 
+    any_writer  take override files that others can write
     plugins lay the layers of installed packages over the shipped table, below the overrides
     today   the day that end dates are held against; None is the present day
     loader  "c" or "python" (nodes.read_nodes); None is the best there is
@@ -47,7 +49,7 @@ def read(
     report = Report(today or date.today())
     table_source = _open_table(path, report)
     override_sources = _plugin_sources(report) if path is None and plugins else []
-    override_sources += _given_sources(overrides, report)
+    override_sources += _given_sources(overrides, report, strict=not any_writer)
     sources = [table_source, *override_sources]
     schema = load_schema("dispatch")
     root = _nodes(table_source, report, loader)
@@ -84,19 +86,19 @@ def _plugin_sources(report: Report) -> list[Source]:
     return [from_file(path, report, strict=False) for path in plugin_files()]
 
 
-def _given_sources(overrides: Iterable[Override], report: Report) -> list[Source]:
+def _given_sources(overrides: Iterable[Override], report: Report, *, strict: bool) -> list[Source]:
     given = tuple(islice(overrides, MOST_OVERRIDES + 1))
     if len(given) > MOST_OVERRIDES:
         message = f"more than {MOST_OVERRIDES} overrides were given"
         report.add("KT123", message, Mark("overrides", 1, 1), help="join them into fewer files")
         return []
-    return [_open_override(item, report) for item in given]
+    return [_open_override(item, report, strict) for item in given]
 
 
-def _open_override(item: Override, report: Report) -> Source:
+def _open_override(item: Override, report: Report, strict: bool) -> Source:
     if isinstance(item, tuple):
         return from_text(item[0], item[1], report)
-    return from_file(item, report, strict=True)
+    return from_file(item, report, strict=strict)
 
 
 def _nodes(source: Source, report: Report, loader: str | None) -> Node | None:

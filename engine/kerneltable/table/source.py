@@ -129,7 +129,7 @@ def _trusted(name: str, facts: os.stat_result, report: Report, at: Mark) -> bool
         return False
     if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         message = f"others can write it (mode {stat.S_IMODE(facts.st_mode):04o})"
-        report.add("KT122", message, at, help=f"chmod go-w {shown(name)}")
+        report.add("KT122", message, at, help=f"chmod go-w {shown(name)}, or give --allow-insecure-permissions")
         return False
     folder = os.stat(Path(os.path.realpath(name)).parent)
     if folder.st_mode & stat.S_IWOTH and not folder.st_mode & stat.S_ISVTX:
