@@ -22,7 +22,7 @@ def test_explain_names_the_winner_and_every_other_candidate(ask: Ask) -> None:
 
 def test_explain_json_has_the_contract(ask: Ask) -> None:
     found = ask("explain", "fp8_block_w8a8", "--device", "a100", "--n", "4096", "--k", "100", "--format", "json").json
-    assert set(found) == {"format", "table", "problem", "device", "chosen", "candidates", "notes"}
+    assert set(found) == {"format", "table", "problem", "device", "chosen", "status", "candidates", "notes"}
     assert found["chosen"] == "triton_w8a16"
     for candidate in found["candidates"]:
         assert set(candidate) == {"kernel", "verdict", "refusals"}
@@ -147,3 +147,11 @@ def test_another_table_is_read(ask: Ask, tmp_path: Path) -> None:
     text = load_table().layers[0].text.replace("      - torch_scaled_mm_block\n", "", 1)
     file = override(tmp_path, text, "mine.yaml")
     assert ask("select", *ASKED, "--table", file).out == "triton_fp8_block\n"
+
+
+def test_a_run_elsewhere_is_no_verification_here(ask: Ask) -> None:
+    question = ("mxfp8", "--n", "4096", "--k", "4096", "--format", "json")
+    assert ask("explain", *question, "--device", "h200").json["status"] == "verified"
+    assert ask("explain", *question, "--device", "h100").json["status"] == "verified"
+    assert ask("explain", *question, "--device", "a100").json["status"] == "unverified on sm80"
+    assert ask("explain", *question, "--device", "cuda:13.0").json["status"] == "unverified on unknown capability 13.0"

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from kerneltable.cli.colour import painted
 from kerneltable.cli.devices import add_devices, devices_of
 from kerneltable.cli.options import add_format, add_trust
-from kerneltable.cli.output import painted, print_json, print_lines
+from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.proofs import file_options, merged
 from kerneltable.errors import Finding, ProblemError
 from kerneltable.model import Device, Table
@@ -114,8 +115,8 @@ def _change_lines(one: Table, other: Table, change: Change, options: Options) ->
 
 
 def _loud(head: str, word: str) -> str:
-    from kerneltable.cli.output import STYLES as COLOURS
-    from kerneltable.cli.output import wants_colour
+    from kerneltable.cli.colour import STYLES as COLOURS
+    from kerneltable.cli.colour import wants_colour
 
     loud = word.upper()
     if not wants_colour(sys.stdout):

@@ -6,8 +6,9 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from kerneltable.cli.colour import painted
 from kerneltable.cli.options import add_format, add_layers, add_question, question_of
-from kerneltable.cli.output import painted, print_json, print_lines
+from kerneltable.cli.output import print_json, print_lines
 
 if TYPE_CHECKING:
     from kerneltable.cli.options import Subparsers

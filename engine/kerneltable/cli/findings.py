@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
-from kerneltable.cli.output import painted
+from kerneltable.cli.colour import painted
 from kerneltable.errors import Finding
 
 MOST_COMMANDS = 10

@@ -1,16 +1,13 @@
-"""Writing answers and errors: JSON on stdout, colour on a terminal only, findings with their source line."""
+"""Writing answers and errors: JSON on stdout, findings with their source line on stderr."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any
 
 from kerneltable.errors import ConfigError, KernelTableError, NoKernelError
-
-STYLES = {"chosen": "32", "later": "2", "refused": "33", "error": "31", "warning": "33", "note": "36"}
 
 
 def print_json(answer: dict[str, Any]) -> None:
@@ -22,22 +19,6 @@ def print_lines(lines: Iterable[str]) -> None:
     """Lines of an answer on stdout."""
     for line in lines:
         print(line)
-
-
-def wants_colour(stream: TextIO) -> bool:
-    """NO_COLOR beats FORCE_COLOR; without either, colour only on a terminal that can show it."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    if os.environ.get("FORCE_COLOR"):
-        return True
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def painted(line: str, word: str, stream: TextIO) -> str:
-    """The line with its first `word` in the colour of that word, when the stream wants colour."""
-    if word not in STYLES or not wants_colour(stream):
-        return line
-    return line.replace(word, f"\033[{STYLES[word]}m{word}\033[0m", 1)
 
 
 def print_error(error: KernelTableError) -> int:

@@ -24,7 +24,7 @@ def text(table: Table, selection: Selection, *, verbose: bool = False) -> list[s
     if winner is None:
         lines.append("  no kernel" + ("" if selection.candidates else ": there are no candidates"))
     else:
-        lines += _winner_lines(table, winner, width)
+        lines += _winner_lines(table, winner, selection.device, width)
     for candidate in selection.candidates:
         if candidate is not winner:
             lines += _candidate_lines(candidate, width, verbose=verbose)
@@ -41,6 +41,7 @@ def as_json(table: Table, selection: Selection) -> dict[str, Any]:
         | {"weight_block": None if problem.weight_block is None else block_text(problem.weight_block)},
         "device": to_facts(selection.device),
         "chosen": selection.kernel,
+        "status": None if selection.kernel is None else standing(table, selection.kernel, selection.device),
         "candidates": [_candidate_json(candidate) for candidate in selection.candidates],
         "notes": list(selection.notes),
     }
@@ -52,6 +53,16 @@ def describe_device(table: Table, device: Device) -> str:
     if device.name and device.name.lower() not in (chip, f"{device.platform}:{chip}"):
         return f"{device.name} ({device.platform} {chip})"
     return f"{device.platform} {chip}"
+
+
+def standing(table: Table, kernel_id: str, device: Device) -> str:
+    """The status of a kernel on this chip: a run elsewhere proves nothing here, so it is "unverified on sm121"."""
+    kernel = table.kernels[kernel_id]
+    names = table.platforms[device.platform].devices if device.platform in table.platforms else {}
+    seen = {names.get(ran.device, ran.device) for ran in kernel.verified}
+    if kernel.status != "verified" or device.architecture in seen:
+        return kernel.status
+    return f"unverified on {device.architecture or describe_chip(table, device)}"
 
 
 def _problem_line(problem: Problem, device: str) -> str:
@@ -73,9 +84,9 @@ def _detail_line(problem: Problem) -> str:
     return f"  weight: {problem.weight_granularity}{block}, scale {problem.weight_scale}; input: {taken}{model}"
 
 
-def _winner_lines(table: Table, winner: Candidate, width: int) -> list[str]:
+def _winner_lines(table: Table, winner: Candidate, device: Device, width: int) -> list[str]:
     kernel = table.kernels[winner.kernel]
-    lines = [f"  chosen   {kernel.id:<{width}}  {kernel.kind}, {kernel.status} ({winner.where})"]
+    lines = [f"  chosen   {kernel.id:<{width}}  {kernel.kind}, {standing(table, kernel.id, device)} ({winner.where})"]
     indent = " " * (13 + width)
     lines += [f"{indent}{sentence}" for sentence in (kernel.summary, f"why here: {kernel.why}") if sentence]
     lines += [f"{indent}verified on {seen.device}, {seen.date}" for seen in kernel.verified]
