@@ -138,6 +138,31 @@ def choose(bands: Bands, m: int) -> Tile:
     return bands[-1][1]
 
 
+def widened(
+    bands: Bands,
+    size: tuple[int, int, int],
+    multiprocessors: int,
+    shared_memory_kib: int,
+    input_bytes: int,
+    wgmma: bool,
+) -> Tile | Strip:
+    """The work of one program of a product whose weights are widened to the input's type.
+
+    size          m, n, k
+    input_bytes   of one element of the input
+    wgmma         the chip's matrix unit reads one operand from registers: then the weight may be that one (swap)
+    """
+    m, n, k = size
+    if m == 1:
+        return strip(k)
+    if input_bytes == 4:  # float32 products have no matrix unit: small tiles, no swap
+        tile = Tile(block_m=16 if m <= 16 else 32, block_n=32, block_k=32, warps=4, stages=3)
+    else:
+        tile = choose(bands, m)
+        tile = tile if wgmma else replace(tile, swap=False)
+    return split(fit(tile, input_bytes, shared_memory_kib), m, n, k, multiprocessors)
+
+
 def require(fits: bool, op: str, wanted: str, found: object) -> None:
     """Raise KernelInputError unless the tensor fits what the op takes."""
     if not fits:

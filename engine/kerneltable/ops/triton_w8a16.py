@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 
-from kerneltable.ops.triton_chip import Bands, Chip, Strip, Tile, choose, fit, require, split, strip
+from kerneltable.ops.triton_chip import Bands, Chip, Strip, Tile, require, widened
 from kerneltable.ops.triton_device import load_step, operands_at, steps_of, store_tile, sum_parts, tile_of, widen
 from kerneltable.ops.triton_gemv import multiply_row
 
@@ -82,14 +81,7 @@ def tiles(
     m: int, n: int, k: int, multiprocessors: int, shared_memory_kib: int, input_bytes: int = 2, wgmma: bool = True
 ) -> Tile | Strip:
     """The work of one program for this size of product; input_bytes is the size of one element of x."""
-    if m == 1:
-        return strip(k)
-    if input_bytes == 4:  # float32 products have no matrix unit: small tiles, no swap
-        tile = Tile(block_m=16 if m <= 16 else 32, block_n=32, block_k=32, warps=4, stages=3)
-    else:
-        tile = choose(BANDS, m)
-        tile = tile if wgmma else replace(tile, swap=False)
-    return split(fit(tile, input_bytes, shared_memory_kib), m, n, k, multiprocessors)
+    return widened(BANDS, (m, n, k), multiprocessors, shared_memory_kib, input_bytes, wgmma)
 
 
 def candidates(m: int, n: int, k: int) -> tuple[Tile | Strip, ...]:
