@@ -21,12 +21,30 @@ constexpr int kWeightBytes = kRows * kDepth, kInputBytes = kColumns * kDepth;
 constexpr int kScaleBytes = kColumns * 4, kScaleSlot = (kScaleBytes + 127) / 128 * 128;
 constexpr int kPitch = kRows + 4;  // floats of one column of partial sums: 16-byte aligned, spread over the banks
 
-#include "hopper_share.cuh"
-
 struct Pipeline {
   uint32_t weight, input, scale;  // shared addresses of stage 0
   uint32_t full, empty;           // barriers of stage 0
 };
+
+// Where a block stands: in the grid, and in its cluster (rank = across + kAcross * up).
+struct Place {
+  int row, column;   // of its tile
+  int part;          // of k
+  int input, weight; // which share of the common input and weight tile it fetches
+};
+
+__device__ __forceinline__ Place place() {
+  const int across = blockIdx.x % kAcross, input = across / kSplit;
+  return {static_cast<int>(blockIdx.x / kAcross * kInputs + input) * kRows, static_cast<int>(blockIdx.y) * kColumns,
+          across % kSplit, input, static_cast<int>(blockIdx.y) % kWeights};
+}
+
+// The rank of the i-th block that shares with this one: first those with the same weight tile, then the other inputs.
+__device__ __forceinline__ int sharer(const Place& here, int i) {
+  if (i < kWeights) return here.part + kSplit * here.input + kAcross * i;
+  const int other = i - kWeights, input = other < here.input ? other : other + 1;
+  return here.part + kSplit * input + kAcross * here.weight;
+}
 
 // One lane keeps the copies of up to kStages blocks of k in flight.
 __device__ void produce(const Pipeline& at, const TensorMap* weight, const TensorMap* input, const TensorMap* scale,
@@ -112,6 +130,19 @@ __device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[
   }
 }
 
+// Partial sums to shared memory, column by column, so that neighbours along n are neighbours in memory.
+__device__ void spill(float* sums, const float (&sum)[kColumns / 2]) {
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+    float* column = sums + (8 * j + 2 * (lane % 4)) * kPitch + row;
+    column[0] = sum[4 * j + 0];
+    column[kPitch] = sum[4 * j + 1];
+    column[8] = sum[4 * j + 2];
+    column[kPitch + 8] = sum[4 * j + 3];
+  }
+}
+
 // Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it.
 __device__ void reduce(const float* sums, const float* bias, Out* out, int m, int n, const Place& here) {
   const int base = kSplit * here.input + kAcross * here.weight;
@@ -119,7 +150,14 @@ __device__ void reduce(const float* sums, const float* bias, Out* out, int m, in
     const int column = v / (kRows / 4), row = v % (kRows / 4) * 4;
     if (here.column + column >= m || here.row + row >= n) continue;
     const float* own = sums + column * kPitch + row;
-    float4 total = sum_of_parts(own, base);
+    float4 total = *reinterpret_cast<const float4*>(own);
+    if (kSplit > 1) {
+      total = load_remote(shared_address(own), base);
+      for (int part = 1; part < kSplit; ++part) {
+        const float4 more = load_remote(shared_address(own), base + part);
+        total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
+      }
+    }
     if (bias != nullptr) {
       const float* b = bias + here.row + row;
       total.x += b[0], total.y += b[1], total.z += b[2], total.w += b[3];

@@ -23,12 +23,30 @@ constexpr bool kMoveRegisters = kGroups == 2 && kColumns >= 128;  // from a prod
 constexpr int kThreads = kConsumers + (kMoveRegisters ? 128 : 32);
 constexpr int kPitch = kRows + 4;  // floats of one column of partial sums: 16-byte aligned, spread over the banks
 
-#include "hopper_share.cuh"
-
 struct Pipeline {
   uint32_t weight, input;  // shared addresses of stage 0
   uint32_t full, empty;    // barriers of stage 0
 };
+
+// Where a block stands: in the grid, and in its cluster (rank = across + kAcross * up).
+struct Place {
+  int row, column;   // of its tile
+  int part;          // of k
+  int input, weight; // which share of the common input and weight tile it fetches
+};
+
+__device__ __forceinline__ Place place() {
+  const int across = blockIdx.x % kAcross, input = across / kSplit;
+  return {static_cast<int>(blockIdx.x / kAcross * kInputs + input) * kRows, static_cast<int>(blockIdx.y) * kColumns,
+          across % kSplit, input, static_cast<int>(blockIdx.y) % kWeights};
+}
+
+// The rank of the i-th block that shares with this one: first those with the same weight tile, then the other inputs.
+__device__ __forceinline__ int sharer(const Place& here, int i) {
+  if (i < kWeights) return here.part + kSplit * here.input + kAcross * i;
+  const int other = i - kWeights, input = other < here.input ? other : other + 1;
+  return here.part + kSplit * input + kAcross * here.weight;
+}
 
 // One lane keeps the copies of up to kStages blocks of k in flight.
 __device__ void produce(const Pipeline& at, const char* weight, const TensorMap* input, const Place& here, int n,
@@ -169,6 +187,19 @@ __device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[
   for (int j = 0; j < kColumns / 2; ++j) pin(sum[j]);
 }
 
+// Partial sums to shared memory, column by column, so that neighbours along n are neighbours in memory.
+__device__ void spill(float* sums, const float (&sum)[kColumns / 2]) {
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+    float* column = sums + (8 * j + 2 * (lane % 4)) * kPitch + row;
+    column[0] = sum[4 * j + 0];
+    column[kPitch] = sum[4 * j + 1];
+    column[8] = sum[4 * j + 2];
+    column[kPitch + 8] = sum[4 * j + 3];
+  }
+}
+
 // Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it.
 __device__ void reduce(const float* sums, const float* row_scale, const float* bias, Out* out,
                        int m, int n, const Place& here) {
@@ -177,7 +208,14 @@ __device__ void reduce(const float* sums, const float* row_scale, const float* b
     const int column = v / (kRows / 4), row = v % (kRows / 4) * 4;
     if (here.column + column >= m || here.row + row >= n) continue;
     const float* own = sums + column * kPitch + row;
-    float4 total = sum_of_parts(own, base);
+    float4 total = *reinterpret_cast<const float4*>(own);
+    if (kSplit > 1) {
+      total = load_remote(shared_address(own), base);
+      for (int part = 1; part < kSplit; ++part) {
+        const float4 more = load_remote(shared_address(own), base + part);
+        total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
+      }
+    }
 #if KT_SCALES == 0
     const float* scale = row_scale + here.row + row;
     total.x *= scale[0], total.y *= scale[1], total.z *= scale[2], total.w *= scale[3];

@@ -1,6 +1,6 @@
 """Write the golden files: what the shipped table decides, and what each of its rows takes.
 
-selections.txt            every device name x question x shape -> kernel; torch, triton and this project are installed
+selections.txt            every device name x question x shape -> kernel and first refusals; torch, triton and this project are installed
 selections_with_all.txt   the same, with every package and op installed
 rows.txt                  what each row takes by itself (rows.py)
 
@@ -46,7 +46,8 @@ SHAPES: tuple[dict[str, Any], ...] = (
 
 def lines(table: Table, installed: str = "") -> Iterator[str]:
     """The text of selections.txt, line by line; installed is what `--with` takes: "all", or "" for no more."""
-    yield "# Written by regenerate.py. One block a question; kernel <- the shapes that get it."
+    yield "# Written by regenerate.py. One block a question; kernel <- the shapes that get it; below, what is"
+    yield "# refused at some shape, each kernel with the first predicate that refuses it."
     for scheme in table.schemes:
         for details in VARIANTS.get(scheme, ({},)):
             said = ", ".join(f"{name} {_plain(value)}" for name, value in details.items())
@@ -55,9 +56,9 @@ def lines(table: Table, installed: str = "") -> Iterator[str]:
             for platform in table.platforms.values():
                 for name in platform.devices:
                     where = _device(table, f"{platform.name}:{name}", installed)
-                    yield f"  {_decisions(table, where, scheme, details)}"
+                    yield from _decisions(table, where, scheme, details)
             for name in UNKNOWN:
-                yield f"  {_decisions(table, _device(table, name, installed), scheme, details)}"
+                yield from _decisions(table, _device(table, name, installed), scheme, details)
 
 
 def _device(table: Table, name: str, installed: str) -> Device:
@@ -65,14 +66,21 @@ def _device(table: Table, name: str, installed: str) -> Device:
     return with_packages(where, installed) if installed else where
 
 
-def _decisions(table: Table, where: Device, scheme: str, details: dict[str, Any]) -> str:
+def _decisions(table: Table, where: Device, scheme: str, details: dict[str, Any]) -> Iterator[str]:
     kernels: dict[str, list[str]] = {}
+    refused: dict[str, dict[str, None]] = {}
     for shape in SHAPES:
-        chosen = select(table, where, Problem(scheme, **details, **shape)).kernel
-        kernels.setdefault(chosen or "NONE", []).append(_shape(shape))
+        answer = select(table, where, Problem(scheme, **details, **shape))
+        kernels.setdefault(answer.kernel or "NONE", []).append(_shape(shape))
+        for candidate in answer.candidates:
+            if candidate.refusals:
+                refused.setdefault(candidate.kernel, {})[candidate.refusals[0].predicate] = None
     every = len(kernels) == 1
     parts = (kernel if every else f"{kernel} <- {' '.join(shapes)}" for kernel, shapes in kernels.items())
-    return f"{where.name:<28} {where.architecture or 'unknown':<10} {'; '.join(parts)}"
+    yield f"  {where.name:<28} {where.architecture or 'unknown':<10} {'; '.join(parts)}"
+    if refused:
+        said = (f"{name} ({' | '.join(first)})" for name, first in refused.items())
+        yield f"{'':<31}refused: {', '.join(said)}"
 
 
 def _shape(shape: dict[str, Any]) -> str:

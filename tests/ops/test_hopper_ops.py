@@ -79,7 +79,7 @@ def test_the_quantizer_compiles_for_every_input(dtype, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("cuda.bindings") is None if find_spec("cuda") else True, reason="needs cuda-bindings")
-def test_every_instance_compiles_and_none_spills_or_waits(tmp_path):
+def test_instances_compile_for_sm90_without_a_gpu(tmp_path):
     from kerneltable.ops.nvrtc import compile_cubin, find_nvrtc
 
     if isinstance(find_nvrtc(), str):
