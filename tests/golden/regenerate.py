@@ -1,6 +1,7 @@
 """Write the golden files: what the shipped table decides, and what each of its rows takes.
 
-selections.txt            every device name x question x shape -> kernel and first refusals; torch, triton and this project are installed
+selections.txt            every device name x question x shape -> kernel and first refusals; torch, triton and this
+                          project are installed
 selections_with_all.txt   the same, with every package and op installed
 rows.txt                  what each row takes by itself (rows.py)
 
