@@ -10,7 +10,7 @@ TEST_READY := $(VENV)/.ready-test
 # What `python -m venv` is told; --system-site-packages takes the torch of a container image.
 VENVFLAGS ?=
 
-.PHONY: run test lint setup setup-test clean conformance golden mutants fuzz
+.PHONY: run test lint setup setup-test clean conformance golden mutants fuzz device-code
 
 run: setup
 	$(BIN)/kerneltable run --sample all
@@ -24,6 +24,10 @@ lint: setup-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/kerneltable check
+
+# Every instance for every architecture that its rows name; needs no GPU.
+device-code: setup-test
+	$(BIN)/kerneltable build --arch all --out $(VENV)/device-code
 
 conformance: setup
 	$(BIN)/kerneltable conformance

@@ -3,9 +3,12 @@
 //   out[m, n] = round(sum over blocks b of 128 columns: (x[m, b] . w[n, b]) * x_scale[b, m] * w_scale[n / 128, b] + bias[n])
 //
 // One warpgroup copies, two multiply: 64 rows by KT_COLUMNS columns each, from the same tile of the weight. The tensor
-// cores keep about 14 bits of an FP8 sum, so each block of 128 is promoted to float32 with its scales; while one
-// warpgroup promotes, the other one's products run. Two neighbouring blocks form a cluster and have one of their two tiles
-// in common: each fetches half of it for both, since the L2 cache cannot feed every multiprocessor tiles of its own.
+// cores keep about 14 bits of an FP8 sum, so each block of 128 is promoted to float32 with its scales, while the
+// products of the next block run. Two neighbouring blocks form a cluster and have one of their two tiles in common: each
+// fetches half of it for both, since the L2 cache cannot feed every multiprocessor tiles of its own.
+//
+// Tiles that would leave a part of the chip idle at the end are divided along k among all clusters. Who has the first
+// part of such a tile adds the others', in the order of k, so that the result is the same every time.
 //
 // Compile-time: KT_COLUMNS (128 or 192), KT_COMMON (0: the pair shares its weight tile, 1: its input tile), KT_STAGES,
 // KT_GROUP (row tiles, or pairs of them, that share a walk over n), KT_OUT.
@@ -17,60 +20,270 @@ constexpr int kStages = KT_STAGES, kGroup = KT_GROUP;
 constexpr bool kCommonInput = KT_COMMON == 1;
 constexpr int kPairRows = kCommonInput ? kRows : 2 * kRows, kPairColumns = kCommonInput ? 2 * kColumns : kColumns;
 constexpr int kInputBytes = kRows * kDepth, kWeightBytes = kColumns * kDepth, kScaleBytes = kRows * 4;
-constexpr int kChunk = 64;          // columns that have one weight scale, and that are staged for output at a time
-constexpr int kPitch = kChunk + 8;  // 16-bit elements of a staged output row: rows start four banks apart
+constexpr int kSums = kColumns / 2;  // float32 sums of a thread
+constexpr int kChunk = 64;           // columns that are staged for output at a time
+constexpr int kPitch = kChunk + 8;   // 16-bit elements of a staged output row: rows start four banks apart
+constexpr int kRuns = kColumns % 128 == 0 ? 1 : kColumns / 64;  // of columns that have one weight scale
+constexpr bool kDouble = kColumns == 128;  // registers for two products: one runs while the other is added
 
 struct Pipeline {
   uint32_t input, weight, scale;
   uint32_t full, empty;
 };
 
-// What a block computes next.
+// What is multiplied, in blocks of k, and in tiles of a pair of blocks; the first `divided` tiles are divided along k.
+struct Problem {
+  int m, n, k_blocks;
+  int pairs_m, pairs_n, divided;
+};
+
 struct Tile {
   int row, column;
 };
 
 // Row tiles in groups of kGroup, so that the clusters that run together share their inputs in the L2 cache.
-__device__ __forceinline__ Tile tile_at(int index, int pairs_m, int pairs_n, int rank) {
-  const int group = index / (kGroup * pairs_n), first = group * kGroup;
-  const int height = min(kGroup, pairs_m - first), inside = index - group * kGroup * pairs_n;
+__device__ __forceinline__ Tile tile_at(const Problem& p, int index, int rank) {
+  const int group = index / (kGroup * p.pairs_n), first = group * kGroup;
+  const int height = min(kGroup, p.pairs_m - first), inside = index - group * kGroup * p.pairs_n;
   const int row = (first + inside % height) * kPairRows, column = inside / height * kPairColumns;
   return {kCommonInput ? row : row + rank * kRows, kCommonInput ? column + rank * kColumns : column};
 }
 
-__device__ void produce(const Pipeline& at, const TensorMap* input, const TensorMap* weight, const TensorMap* scale,
-                        int rank, int pairs_m, int pairs_n, int k_blocks) {
-  constexpr int kHalf = (kCommonInput ? kRows : kColumns) / 2;
-  int slot = 0, phase = 1;
-  for (int index = blockIdx.x / 2; index < pairs_m * pairs_n; index += gridDim.x / 2) {
-    const Tile tile = tile_at(index, pairs_m, pairs_n, rank);
-    for (int b = 0; b < k_blocks; ++b) {
-      const uint32_t full = at.full + slot * 8, half = rank * kHalf * kDepth;
-      const uint32_t to_input = at.input + slot * kInputBytes, to_weight = at.weight + slot * kWeightBytes;
-      barrier_wait(at.empty + slot * 8, phase);
-      barrier_expect(full, kInputBytes + kWeightBytes + kScaleBytes);
-      if (kCommonInput) {
-        copy_tile(to_weight, weight, b * kDepth, tile.column, full);
-        copy_tile_to(to_input + half, input, b * kDepth, tile.row + rank * kHalf, full, 3);
+// --- Which cluster computes what ------------------------------------------------------------------------------------
+
+// A run of blocks of k of one tile.
+struct Segment {
+  int tile, first, count;
+};
+
+// The blocks of k of all divided tiles, one after the other, are dealt out in equal runs: where that of a worker begins.
+__device__ __forceinline__ int first_unit(const Problem& p, int worker, int workers) {
+  return static_cast<int>(static_cast<int64_t>(p.divided) * p.k_blocks * worker / workers);
+}
+
+// What a worker (a cluster) computes: its run of the divided tiles, then whole tiles.
+struct Work {
+  int unit, end, whole;
+
+  __device__ __forceinline__ Work(const Problem& p, int worker, int workers)
+      : unit(first_unit(p, worker, workers)), end(first_unit(p, worker + 1, workers)), whole(p.divided + worker) {}
+
+  __device__ __forceinline__ bool next(const Problem& p, int workers, Segment& s) {
+    if (unit < end) {
+      s.tile = unit / p.k_blocks, s.first = unit % p.k_blocks, s.count = min(end - unit, p.k_blocks - s.first);
+      unit += s.count;
+      return true;
+    }
+    if (whole >= p.pairs_m * p.pairs_n) return false;
+    s.tile = whole, s.first = 0, s.count = p.k_blocks;
+    whole += workers;
+    return true;
+  }
+};
+
+// --- Copying --------------------------------------------------------------------------------------------------------
+
+struct Producer {
+  Pipeline at;
+  const TensorMap *input, *weight, *scale;
+  int rank;
+
+  __device__ __forceinline__ void fetch_weight(int slot, int b, const Tile& tile) const {
+    const uint32_t full = at.full + slot * 8, to = at.weight + slot * kWeightBytes;
+    barrier_expect(full, kInputBytes + kWeightBytes + kScaleBytes);
+    if (kCommonInput) copy_tile(to, weight, b * kDepth, tile.column, full);
+    else copy_tile_to(to + rank * (kWeightBytes / 2), weight, b * kDepth, tile.column + rank * (kColumns / 2), full, 3);
+  }
+
+  __device__ __forceinline__ void fetch_input(int slot, int b, const Tile& tile) const {
+    const uint32_t full = at.full + slot * 8, to = at.input + slot * kInputBytes;
+    if (!kCommonInput) copy_tile(to, input, b * kDepth, tile.row, full);
+    else copy_tile_to(to + rank * (kInputBytes / 2), input, b * kDepth, tile.row + rank * (kRows / 2), full, 3);
+    copy_tile(at.scale + slot * kScaleBytes, scale, tile.row, b, full);
+  }
+};
+
+__device__ void produce(const Producer& self, const Problem& p, int worker, int workers) {
+  Work work(p, worker, workers);
+  Segment s;
+  int slot = 0, phase = 1, early = 0;
+  bool started = false;
+  while (work.next(p, workers, s)) {
+    const Tile tile = tile_at(p, s.tile, self.rank);
+    if (!started) {  // the weight was there before the kernel that makes the input
+      early = min(kStages, s.count);
+      for (int b = 0; b < early; ++b) self.fetch_weight(b, s.first + b, tile);
+      wait_for_previous();
+      let_next_start();
+      started = true;
+    }
+    for (int b = 0; b < s.count; ++b) {
+      if (early > 0) {
+        --early;
       } else {
-        copy_tile(to_input, input, b * kDepth, tile.row, full);
-        copy_tile_to(to_weight + half, weight, b * kDepth, tile.column + rank * kHalf, full, 3);
+        barrier_wait(self.at.empty + slot * 8, phase);
+        self.fetch_weight(slot, s.first + b, tile);
       }
-      copy_tile(at.scale + slot * kScaleBytes, scale, tile.row, b, full);
+      self.fetch_input(slot, s.first + b, tile);
       if (++slot == kStages) slot = 0, phase ^= 1;
     }
   }
+  if (!started) wait_for_previous(), let_next_start();
   for (int i = 0; i < kStages; ++i) {  // the other block's consumers still arrive here: leave after them
-    barrier_wait(at.empty + slot * 8, phase);
+    barrier_wait(self.at.empty + slot * 8, phase);
     if (++slot == kStages) slot = 0, phase ^= 1;
   }
 }
+
+// --- Multiplying ----------------------------------------------------------------------------------------------------
+
+// Weight scales of each run of columns of a tile, along k.
+struct WeightScales {
+  const float* of[kRuns];
+
+  __device__ __forceinline__ void next(float (&to)[kRuns]) {
+#pragma unroll
+    for (int c = 0; c < kRuns; ++c) to[c] = __ldg(of[c]++);
+  }
+};
+
+// A product that runs: its sums, and the scales of the thread's two rows.
+struct Part {
+  float sums[kSums];
+  float2 of_input;
+};
+
+// What one warpgroup needs to multiply a block of k, and to add it to its sums with its scales.
+struct Consumer {
+  uint32_t full, empty;    // barriers of slot 0
+  uint32_t input, weight;  // words of the tiles of slot 0
+  uint32_t scale;          // shared address of the thread's first scale in slot 0; its second is 8 floats on
+  int lane;
+  int slot, phase;         // of the block that is started next
+  int done;                // slot of the block that is added next
+  bool ready;              // the block that is started next is known to be there
+
+  __device__ __forceinline__ void start(Part& part) {
+    if (!ready) barrier_wait(full + slot * 8, phase);
+    multiply_tiles(part.sums, input + slot * (kInputBytes >> 4), weight + slot * (kWeightBytes >> 4));
+    const uint32_t from = scale + slot * kScaleBytes;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part.of_input.x) : "r"(from));
+    asm volatile("ld.shared.f32 %0, [%1+32];" : "=f"(part.of_input.y) : "r"(from));
+    if (++slot == kStages) slot = 0, phase ^= 1;
+  }
+
+  // kPending products were started after this one.
+  template <int kPending>
+  __device__ __forceinline__ void add(Part& part, const float (&of_weight)[kRuns], float (&sum)[kSums]) {
+    wgmma_wait<kPending>();
+    ready = barrier_test(full + slot * 8, phase);
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) pin(part.sums[i]);
+    __syncwarp();
+    if (lane < 2) barrier_arrive_at(empty + done * 8, lane);
+    if (++done == kStages) done = 0;
+#pragma unroll
+    for (int c = 0; c < kRuns; ++c) {
+      const float above = part.of_input.x * of_weight[c], below = part.of_input.y * of_weight[c];
+#pragma unroll
+      for (int j = c * (kSums / 4 / kRuns); j < (c + 1) * (kSums / 4 / kRuns); ++j) {
+        sum[4 * j + 0] = fmaf(part.sums[4 * j + 0], above, sum[4 * j + 0]);
+        sum[4 * j + 1] = fmaf(part.sums[4 * j + 1], above, sum[4 * j + 1]);
+        sum[4 * j + 2] = fmaf(part.sums[4 * j + 2], below, sum[4 * j + 2]);
+        sum[4 * j + 3] = fmaf(part.sums[4 * j + 3], below, sum[4 * j + 3]);
+      }
+    }
+  }
+};
+
+// `count` blocks of one tile, one after the other.
+__device__ __forceinline__ void sum_single(Consumer& self, WeightScales& scales, int count, float (&sum)[kSums]) {
+  Part part;
+  float now[kRuns], next[kRuns];
+  scales.next(next);
+  for (int b = 0; b < count; ++b) {
+#pragma unroll
+    for (int c = 0; c < kRuns; ++c) now[c] = next[c];
+    if (b + 1 < count) scales.next(next);
+    self.start(part);
+    self.add<0>(part, now, sum);
+  }
+}
+
+// The same; the products of the next block run while those of this one are added.
+__device__ __forceinline__ void sum_double(Consumer& self, WeightScales& scales, int count, float (&sum)[kSums]) {
+  Part even, odd;
+  float of_even[kRuns], of_odd[kRuns];
+  scales.next(of_even);
+  self.start(even);
+  self.ready = false;
+  int b = 0;
+  for (; b + 2 < count; b += 2) {
+    scales.next(of_odd);
+    self.start(odd);
+    self.add<1>(even, of_even, sum);
+    scales.next(of_even);
+    self.start(even);
+    self.add<1>(odd, of_odd, sum);
+  }
+  if (b + 1 < count) {
+    scales.next(of_odd);
+    self.start(odd);
+    self.add<1>(even, of_even, sum);
+    self.add<0>(odd, of_odd, sum);
+  } else {
+    self.add<0>(even, of_even, sum);
+  }
+}
+
+// --- Divided tiles --------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void group_sync(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
+
+// What blocks leave for each other: sums in the order of their registers, and one flag for each warpgroup, set when the
+// sums are there and zero again when they are added. All flags are zero between launches.
+struct Parts {
+  float4* sums;
+  uint32_t* flags;
+
+  __device__ __forceinline__ float4* of(int block, int group) const {
+    return sums + (static_cast<int64_t>(block) * 2 + group) * (kSums / 4 * 128) + threadIdx.x % 128;
+  }
+
+  __device__ void leave(int block, int group, const float (&sum)[kSums]) const {
+    float4* to = of(block, group);
+#pragma unroll
+    for (int i = 0; i < kSums / 4; ++i)
+      __stcg(to + i * 128, make_float4(sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]));
+    __threadfence();
+    group_sync(group);
+    if (threadIdx.x % 128 == 0)
+      asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flags + block * 2 + group), "r"(1) : "memory");
+  }
+
+  __device__ void add(int block, int group, float (&sum)[kSums]) const {
+    uint32_t* flag = flags + block * 2 + group;
+    if (threadIdx.x % 128 == 0) {
+      uint32_t set = 0;
+      while (set == 0) asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(set) : "l"(flag) : "memory");
+      *flag = 0;
+    }
+    group_sync(group);
+    const float4* from = of(block, group);
+#pragma unroll
+    for (int i = 0; i < kSums / 4; ++i) {
+      const float4 more = __ldcg(from + i * 128);
+      sum[4 * i] += more.x, sum[4 * i + 1] += more.y, sum[4 * i + 2] += more.z, sum[4 * i + 3] += more.w;
+    }
+  }
+};
+
+// --- Storing --------------------------------------------------------------------------------------------------------
 
 // 16 rows of one warp, 64 columns: through shared memory, so that a row leaves as 128 bytes in a piece.
 __device__ __forceinline__ void store_chunk(char* staging, const float* sum, const float* bias, Out* out, int row0,
                                             int column0, int m, int n) {
   const int lane = threadIdx.x % 32;
-  Out* mine = reinterpret_cast<Out*>(staging);
 #pragma unroll
   for (int j = 0; j < kChunk / 8; ++j) {
     const int column = 8 * j + 2 * (lane % 4);
@@ -86,7 +299,7 @@ __device__ __forceinline__ void store_chunk(char* staging, const float* sum, con
         make_float2(sum[4 * j + 2] + left, sum[4 * j + 3] + right);
   }
 #else
-    uint32_t* to = reinterpret_cast<uint32_t*>(mine + (lane / 4) * kPitch + column);
+    uint32_t* to = reinterpret_cast<uint32_t*>(reinterpret_cast<Out*>(staging) + (lane / 4) * kPitch + column);
     to[0] = pack_pair(sum[4 * j + 0] + left, sum[4 * j + 1] + right);
     to[8 * kPitch / 2] = pack_pair(sum[4 * j + 2] + left, sum[4 * j + 3] + right);
   }
@@ -96,123 +309,62 @@ __device__ __forceinline__ void store_chunk(char* staging, const float* sum, con
     const int row = 4 * i + lane / 8, column = lane % 8 * 8;
     if (row0 + row < m && column0 + column < n)
       *reinterpret_cast<uint4*>(out + static_cast<int64_t>(row0 + row) * n + column0 + column) =
-        *reinterpret_cast<const uint4*>(mine + row * kPitch + column);
+        *reinterpret_cast<const uint4*>(reinterpret_cast<Out*>(staging) + row * kPitch + column);
   }
   __syncwarp();
 #endif
 }
 
-// What one warpgroup needs to multiply a block of k, and to add it to its sums with its scales.
-struct Consumer {
-  static constexpr int kChunks = kColumns / kChunk;
-  Pipeline at;
-  const char* scales;
-  const float* of_chunk[kChunks];  // weight scales of each 64 columns of the tile, along k
-  int lane, group, row;            // row within the tile; the thread also holds row + 8
-  int slot, phase;                 // of the block that is issued next
-  int done;                        // slot of the block that is promoted next
-
-  __device__ __forceinline__ void issue(float (&part)[kColumns / 2]) {
-    barrier_wait(at.full + slot * 8, phase);
-    const uint64_t x = tile_descriptor(at.input + slot * kInputBytes + group * (kInputBytes / 2));
-    const uint64_t w = tile_descriptor(at.weight + slot * kWeightBytes);
-    multiply_block<kColumns>(part, x, w);
-    if (++slot == kStages) slot = 0, phase ^= 1;
-  }
-
-  __device__ __forceinline__ void promote(int b, float (&part)[kColumns / 2], float (&sum)[kColumns / 2]) {
-    const float* of_input = reinterpret_cast<const float*>(scales + done * kScaleBytes);
-    const float upper = of_input[row], lower = of_input[row + 8];
-#pragma unroll
-    for (int i = 0; i < kColumns / 2; ++i) pin(part[i]);
-    __syncwarp();
-    if (lane < 2) barrier_arrive_at(at.empty + done * 8, lane);
-    if (++done == kStages) done = 0;
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      const float of_weight = __ldg(of_chunk[c] + b);
-      const float above = upper * of_weight, below = lower * of_weight;
-#pragma unroll
-      for (int j = c * 8; j < c * 8 + 8; ++j) {
-        sum[4 * j + 0] = fmaf(part[4 * j + 0], above, sum[4 * j + 0]);
-        sum[4 * j + 1] = fmaf(part[4 * j + 1], above, sum[4 * j + 1]);
-        sum[4 * j + 2] = fmaf(part[4 * j + 2], below, sum[4 * j + 2]);
-        sum[4 * j + 3] = fmaf(part[4 * j + 3], below, sum[4 * j + 3]);
-      }
-    }
-  }
+// What is the same for all tiles of a consumer.
+struct Output {
+  char* staging;
+  const float *weight_scale, *bias;
+  Out* out;
+  Parts parts;
 };
 
-// The two warpgroups take turns at the tensor cores; else their products interleave, end together, and the tensor cores
-// stand still while both promote. Group 1 gives group 0 its first turn.
-__device__ __forceinline__ void wait_for_turn(int group) { asm volatile("bar.sync %0, 256;" ::"r"(2 + group) : "memory"); }
-__device__ __forceinline__ void pass_turn(int group) { asm volatile("bar.arrive %0, 256;" ::"r"(3 - group) : "memory"); }
-
-// One tile. The products of the next block run while those of this one are added, if there are registers for both.
-__device__ __forceinline__ void sum_tile(Consumer& self, int k_blocks, float (&sum)[kColumns / 2]) {
-  float even[kColumns / 2];
+__device__ void consume(Consumer& self, const Output& to, const Problem& p, int rank, int worker, int workers) {
+  const int warp = uniform(threadIdx.x / 32) - 4, group = warp / 4, last_block = (p.n + 127) / 128 - 1;
+  char* staging = to.staging + warp * 16 * kPitch * 2;
+  Work work(p, worker, workers);
+  Segment s;
+  wait_for_previous();
+  while (work.next(p, workers, s)) {
+    const Tile tile = tile_at(p, s.tile, rank);
+    WeightScales scales;
 #pragma unroll
-  for (int i = 0; i < kColumns / 2; ++i) sum[i] = 0.0f;
-#if KT_COLUMNS > 128
-  for (int b = 0; b < k_blocks; ++b) {
-    wait_for_turn(self.group);
-    self.issue(even);
-    wgmma_wait<0>();
-    pass_turn(self.group);
-    self.promote(b, even, sum);
-  }
-#else
-  float odd[kColumns / 2];
-  self.issue(even);
-  int b = 0;
-  for (; b + 2 < k_blocks; b += 2) {
-    self.issue(odd);
-    wgmma_wait<1>();
-    self.promote(b, even, sum);
-    self.issue(even);
-    wgmma_wait<1>();
-    self.promote(b + 1, odd, sum);
-  }
-  if (b + 1 < k_blocks) {
-    self.issue(odd);
-    wgmma_wait<1>();
-    self.promote(b, even, sum);
-    wgmma_wait<0>();
-    self.promote(b + 1, odd, sum);
-  } else {
-    wgmma_wait<0>();
-    self.promote(b, even, sum);
-  }
-#endif
-}
-
-__device__ void consume(const Pipeline& at, const char* scales, char* staging, const float* weight_scale,
-                        const float* bias, Out* out, int m, int n, int rank, int pairs_m, int pairs_n, int k_blocks) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 - 4;
-  const int last_block = (n + 127) / 128 - 1;
-  char* mine = staging + warp * 16 * kPitch * 2;
-  Consumer self;
-  self.at = at, self.scales = scales, self.lane = lane, self.group = warp / 4, self.row = warp * 16 + lane / 4;
-  self.slot = 0, self.phase = 0, self.done = 0;
-  if (kColumns > 128 && self.group == 1) pass_turn(1);
-  for (int index = blockIdx.x / 2; index < pairs_m * pairs_n; index += gridDim.x / 2) {
-    const Tile tile = tile_at(index, pairs_m, pairs_n, rank);
+    for (int c = 0; c < kRuns; ++c) {
+      const int block = min((tile.column + c * 64) / 128, last_block);
+      scales.of[c] = to.weight_scale + static_cast<int64_t>(block) * p.k_blocks + s.first;
+    }
+    float sum[kSums];
 #pragma unroll
-    for (int c = 0; c < Consumer::kChunks; ++c)
-      self.of_chunk[c] =
-        weight_scale + static_cast<int64_t>(min((tile.column + c * kChunk) / 128, last_block)) * k_blocks;
-    float sum[kColumns / 2];
-    sum_tile(self, k_blocks, sum);
+    for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
+    self.ready = false;
+    if constexpr (kDouble) sum_double(self, scales, s.count, sum);
+    else sum_single(self, scales, s.count, sum);
+    // Workers stand in the grid in reverse: who waits, waits for blocks that the grid started earlier.
+    if (s.first > 0) {
+      to.parts.leave(2 * (workers - 1 - worker) + rank, group, sum);
+      continue;
+    }
+    const int end = (s.tile + 1) * p.k_blocks;
+    for (int unit = end - p.k_blocks + s.count, other = worker + 1; s.tile < p.divided && unit < end; ++other) {
+      const int until = first_unit(p, other + 1, workers);
+      if (until <= unit) continue;
+      to.parts.add(2 * (workers - 1 - other) + rank, group, sum);
+      unit = until;
+    }
 #pragma unroll
-    for (int c = 0; c < Consumer::kChunks; ++c)
-      store_chunk(mine, sum + c * 32, bias, out, tile.row + warp * 16, tile.column + c * kChunk, m, n);
+    for (int c = 0; c < kColumns / kChunk; ++c)
+      store_chunk(staging, sum + c * 32, to.bias, to.out, tile.row + warp * 16, tile.column + c * kChunk, p.m, p.n);
   }
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
-                 const __grid_constant__ TensorMap scale, const float* weight_scale, const float* bias, Out* out, int m,
-                 int n, int k_blocks) {
+                 const __grid_constant__ TensorMap scale, const float* weight_scale, const float* bias, Out* out,
+                 float4* part_sums, uint32_t* part_flags, int m, int n, int k_blocks, int divided) {
   extern __shared__ char raw[];
   __shared__ alignas(8) uint64_t barriers[2 * kStages];
   const uint32_t misfit = shared_address(raw) % 1024;
@@ -221,7 +373,8 @@ hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant_
   const Pipeline at = {shared_address(tiles), shared_address(tiles) + kStages * kInputBytes, shared_address(scales),
                        shared_address(barriers), shared_address(barriers + kStages)};
   const int pairs_m = (m + kPairRows - 1) / kPairRows, pairs_n = (n + kPairColumns - 1) / kPairColumns;
-  const int rank = cluster_rank();
+  const Problem p = {m, n, k_blocks, pairs_m, pairs_n, divided};
+  const int rank = cluster_rank(), workers = gridDim.x / 2, worker = workers - 1 - static_cast<int>(blockIdx.x / 2);
   if (threadIdx.x == 0) {
     prefetch_map(&input), prefetch_map(&weight), prefetch_map(&scale);
     for (int i = 0; i < kStages; ++i) barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, 16);
@@ -230,9 +383,17 @@ hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant_
   cluster_sync();  // the other block's barriers are ready too
   if (threadIdx.x < 128) {
     give_registers<40>();
-    if (threadIdx.x == 0) produce(at, &input, &weight, &scale, rank, pairs_m, pairs_n, k_blocks);
+    const Producer self = {at, &input, &weight, &scale, rank};
+    if (threadIdx.x == 0) produce(self, p, worker, workers);
   } else {
     take_registers<232>();
-    consume(at, scales, scales + kStages * kScaleBytes, weight_scale, bias, out, m, n, rank, pairs_m, pairs_n, k_blocks);
+    const int lane = threadIdx.x % 32, warp = uniform(threadIdx.x / 32) - 4;
+    Consumer self;
+    self.full = uniform(at.full), self.empty = uniform(at.empty), self.weight = uniform(tile_word(at.weight));
+    self.input = uniform(tile_word(at.input + warp / 4 * 64 * kDepth));
+    self.scale = at.scale + (warp * 16 + lane / 4) * 4;
+    self.lane = lane, self.slot = 0, self.phase = 0, self.done = 0, self.ready = false;
+    const Output to = {scales + kStages * kScaleBytes, weight_scale, bias, out, {part_sums, part_flags}};
+    consume(self, to, p, rank, worker, workers);
   }
 }

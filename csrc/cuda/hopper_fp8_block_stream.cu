@@ -3,20 +3,15 @@
 //   out[m, n] = round(sum over blocks b of 128 columns: (x[m, b] . w[n, b]) * x_scale[b, m] * w_scale[n / 128, b] + bias[n])
 //
 // The weight's rows are the rows of the matrix instruction and the input's rows its columns (KT_COLUMNS of them), so a
-// tile wastes nothing when m is small. A cluster shares work in three ways: KT_SPLIT blocks take a part of k each, and
-// the parts are added through distributed shared memory in rank order, so the result is the same every time; KT_INPUTS
-// blocks with neighbouring weight tiles fetch one input tile together; KT_WEIGHTS blocks with neighbouring input tiles
-// fetch one weight tile together. Each fetches its share once, for all (multicast).
+// tile wastes nothing when m is small. The KT_SPLIT blocks of a cluster take a part of k each; the parts are added
+// through distributed shared memory in rank order, so the result is the same every time.
 //
-// Compile-time: KT_GROUPS (warpgroups of 64 weight rows: 1 or 2), KT_COLUMNS (8, 16, 32, 64, 128), KT_STAGES, KT_SPLIT,
-// KT_INPUTS, KT_WEIGHTS (product at most 8), KT_OUT.
+// Compile-time: KT_COLUMNS (8, 16, 32, 64, 128), KT_STAGES, KT_SPLIT (at most 8), KT_OUT.
 #include "hopper.cuh"
 #include "store.cuh"
 
-constexpr int kGroups = KT_GROUPS, kRows = 64 * kGroups, kDepth = 128, kConsumers = 128 * kGroups;
-constexpr int kColumns = KT_COLUMNS, kStages = KT_STAGES;
-constexpr int kSplit = KT_SPLIT, kInputs = KT_INPUTS, kWeights = KT_WEIGHTS, kAcross = kSplit * kInputs;
-constexpr int kSharers = kInputs + kWeights - 1;  // blocks that fetch something for this one, itself included
+constexpr int kRows = 64, kDepth = 128, kConsumers = 128;
+constexpr int kColumns = KT_COLUMNS, kStages = KT_STAGES, kSplit = KT_SPLIT, kSums = kColumns / 2;
 constexpr int kWeightBytes = kRows * kDepth, kInputBytes = kColumns * kDepth;
 constexpr int kScaleBytes = kColumns * 4, kScaleSlot = (kScaleBytes + 127) / 128 * 128;
 constexpr int kPitch = kRows + 4;  // floats of one column of partial sums: 16-byte aligned, spread over the banks
@@ -26,70 +21,60 @@ struct Pipeline {
   uint32_t full, empty;           // barriers of stage 0
 };
 
-// Where a block stands: in the grid, and in its cluster (rank = across + kAcross * up).
+// Where a block stands: its tile, and its part of k.
 struct Place {
-  int row, column;   // of its tile
-  int part;          // of k
-  int input, weight; // which share of the common input and weight tile it fetches
+  int row, column, part;
 };
-
-__device__ __forceinline__ Place place() {
-  const int across = blockIdx.x % kAcross, input = across / kSplit;
-  return {static_cast<int>(blockIdx.x / kAcross * kInputs + input) * kRows, static_cast<int>(blockIdx.y) * kColumns,
-          across % kSplit, input, static_cast<int>(blockIdx.y) % kWeights};
-}
-
-// The rank of the i-th block that shares with this one: first those with the same weight tile, then the other inputs.
-__device__ __forceinline__ int sharer(const Place& here, int i) {
-  if (i < kWeights) return here.part + kSplit * here.input + kAcross * i;
-  const int other = i - kWeights, input = other < here.input ? other : other + 1;
-  return here.part + kSplit * input + kAcross * here.weight;
-}
 
 // One lane keeps the copies of up to kStages blocks of k in flight.
 __device__ void produce(const Pipeline& at, const TensorMap* weight, const TensorMap* input, const TensorMap* scale,
                         const Place& here, int first, int count) {
-  unsigned short to_weights = 0, to_inputs = 0;
-  for (int i = 0; i < kWeights; ++i) to_weights |= 1 << (here.part + kSplit * here.input + kAcross * i);
-  for (int i = 0; i < kInputs; ++i) to_inputs |= 1 << (here.part + kSplit * i + kAcross * here.weight);
-  const int row = here.weight * (kRows / kWeights), column = here.input * (kColumns / kInputs);
-  for (int i = 0; i < count; ++i) {
+  auto fetch_weight = [&](int i) {
     const int stage = i % kStages;
-    const uint32_t full = at.full + stage * 8;
-    if (i >= kStages) barrier_wait(at.empty + stage * 8, (i / kStages - 1) & 1);
-    barrier_expect(full, kWeightBytes + kInputBytes + kScaleBytes);
-    const uint32_t to_weight = at.weight + stage * kWeightBytes + row * kDepth;
-    const uint32_t to_input = at.input + stage * kInputBytes + column * kDepth;
-    if (kWeights == 1) copy_tile(to_weight, weight, (first + i) * kDepth, here.row, full);
-    else copy_tile_to(to_weight, weight, (first + i) * kDepth, here.row + row, full, to_weights);
-    if (kInputs == 1) copy_tile(to_input, input, (first + i) * kDepth, here.column, full);
-    else copy_tile_to(to_input, input, (first + i) * kDepth, here.column + column, full, to_inputs);
-    copy_tile(at.scale + stage * kScaleSlot, scale, here.column, first + i, full);
+    barrier_expect(at.full + stage * 8, kWeightBytes + kInputBytes + kScaleBytes);
+    copy_tile(at.weight + stage * kWeightBytes, weight, (first + i) * kDepth, here.row, at.full + stage * 8);
+  };
+  auto fetch_input = [&](int i) {
+    const int stage = i % kStages;
+    copy_tile(at.input + stage * kInputBytes, input, (first + i) * kDepth, here.column, at.full + stage * 8);
+    copy_tile(at.scale + stage * kScaleSlot, scale, here.column, first + i, at.full + stage * 8);
+  };
+  const int early = min(count, kStages);
+  for (int i = 0; i < early; ++i) fetch_weight(i);  // it was there before the kernel that makes the input
+  wait_for_previous();
+  let_next_start();
+  for (int i = 0; i < early; ++i) fetch_input(i);
+  for (int i = early; i < count; ++i) {
+    barrier_wait(at.empty + i % kStages * 8, (i / kStages - 1) & 1);
+    fetch_weight(i);
+    fetch_input(i);
   }
 }
 
-// What one warpgroup needs to multiply a block of k, and to add it to its sums with its scales.
+// What the warpgroup needs to multiply a block of k, and to add it to its sums with its scales.
 struct Consumer {
-  Pipeline at;
+  uint32_t full, empty;    // barriers of slot 0
+  uint32_t weight, input;  // words of the tiles of slot 0
   const char* scales;
   const float* weight_scale;
-  int lane, group, sharer;
-  int slot, phase;  // of the block that is issued next
-  int done;         // slot of the block that is promoted next
+  int lane;
+  int slot, phase;  // of the block that is started next
+  int done;         // slot of the block that is added next
 
-  __device__ __forceinline__ void issue(float (&part)[kColumns / 2]) {
-    barrier_wait(at.full + slot * 8, phase);
-    const uint64_t a = tile_descriptor(at.weight + slot * kWeightBytes + group * 64 * kDepth);
-    const uint64_t b = tile_descriptor(at.input + slot * kInputBytes);
-    multiply_block<kColumns>(part, a, b);
+  __device__ __forceinline__ void start(float (&part)[kSums]) {
+    barrier_wait(full + slot * 8, phase);
+    multiply_tiles(part, weight + slot * (kWeightBytes >> 4), input + slot * (kInputBytes >> 4));
     if (++slot == kStages) slot = 0, phase ^= 1;
   }
 
-  __device__ __forceinline__ void promote(int i, float (&part)[kColumns / 2], float (&sum)[kColumns / 2]) {
+  // kPending products were started after this one, of block i.
+  template <int kPending>
+  __device__ __forceinline__ void add(int i, float (&part)[kSums], float (&sum)[kSums]) {
     const float of_weight = __ldg(weight_scale + i);
+    wgmma_wait<kPending>();
     const float2* of_column = reinterpret_cast<const float2*>(scales + done * kScaleSlot) + lane % 4;
 #pragma unroll
-    for (int j = 0; j < kColumns / 2; ++j) pin(part[j]);
+    for (int j = 0; j < kSums; ++j) pin(part[j]);
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
       const float2 of_input = of_column[4 * j];
@@ -100,38 +85,34 @@ struct Consumer {
       sum[4 * j + 3] = fmaf(part[4 * j + 3], right, sum[4 * j + 3]);
     }
     __syncwarp();
-    if (kSharers == 1 && lane == 0) barrier_arrive(at.empty + done * 8);
-    if (kSharers > 1 && lane < kSharers) barrier_arrive_at(at.empty + done * 8, sharer);
+    if (lane == 0) barrier_arrive(empty + done * 8);
     if (++done == kStages) done = 0;
   }
 };
 
 // Two blocks a turn where there are registers for both: the products of one run while those of the other are added.
-__device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[kColumns / 2]) {
+__device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[kSums]) {
   constexpr bool kOverlap = kColumns <= 64;
-  float even[kColumns / 2], odd[kColumns / 2];
+  float even[kSums], odd[kSums];
 #pragma unroll
-  for (int i = 0; i < kColumns / 2; ++i) sum[i] = 0.0f;
+  for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
   for (int i = 0; i < (kOverlap ? count % 2 : count); ++i) {
-    self.issue(odd);
-    wgmma_wait<0>();
-    self.promote(i, odd, sum);
+    self.start(odd);
+    self.add<0>(i, odd, sum);
   }
   if (!kOverlap || count == 1) return;
-  self.issue(even);
+  self.start(even);
   for (int i = count % 2;; i += 2) {
-    self.issue(odd);
-    wgmma_wait<1>();
-    self.promote(i, even, sum);
-    wgmma_wait<0>();
-    self.promote(i + 1, odd, sum);
+    self.start(odd);
+    self.add<1>(i, even, sum);
+    self.add<0>(i + 1, odd, sum);
     if (i + 2 >= count) return;
-    self.issue(even);
+    self.start(even);
   }
 }
 
 // Partial sums to shared memory, column by column, so that neighbours along n are neighbours in memory.
-__device__ void spill(float* sums, const float (&sum)[kColumns / 2]) {
+__device__ void spill(float* sums, const float (&sum)[kSums]) {
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
 #pragma unroll
   for (int j = 0; j < kColumns / 8; ++j) {
@@ -145,16 +126,15 @@ __device__ void spill(float* sums, const float (&sum)[kColumns / 2]) {
 
 // Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it.
 __device__ void reduce(const float* sums, const float* bias, Out* out, int m, int n, const Place& here) {
-  const int base = kSplit * here.input + kAcross * here.weight;
   for (int v = here.part * kConsumers + threadIdx.x; v < kColumns * kRows / 4; v += kSplit * kConsumers) {
     const int column = v / (kRows / 4), row = v % (kRows / 4) * 4;
     if (here.column + column >= m || here.row + row >= n) continue;
     const float* own = sums + column * kPitch + row;
     float4 total = *reinterpret_cast<const float4*>(own);
     if (kSplit > 1) {
-      total = load_remote(shared_address(own), base);
+      total = load_remote(shared_address(own), 0);
       for (int part = 1; part < kSplit; ++part) {
-        const float4 more = load_remote(shared_address(own), base + part);
+        const float4 more = load_remote(shared_address(own), part);
         total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
       }
     }
@@ -166,8 +146,8 @@ __device__ void reduce(const float* sums, const float* bias, Out* out, int m, in
   }
 }
 
-extern "C" __global__ void __cluster_dims__(kAcross, kWeights, 1) __launch_bounds__(kConsumers + 32)
-hopper_fp8_block_stream(const __grid_constant__ TensorMap weight, const __grid_constant__ TensorMap input,
+extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kConsumers + 32)
+hopper_fp8_block_stream(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
                         const __grid_constant__ TensorMap scale, const float* weight_scale, const float* bias, Out* out,
                         int m, int n, int k_blocks) {
   extern __shared__ char raw[];
@@ -177,36 +157,34 @@ hopper_fp8_block_stream(const __grid_constant__ TensorMap weight, const __grid_c
   char* scales = tiles + kStages * (kWeightBytes + kInputBytes);
   const Pipeline at = {shared_address(tiles), shared_address(tiles) + kStages * kWeightBytes, shared_address(scales),
                        shared_address(barriers), shared_address(barriers + kStages)};
-  const Place here = place();
+  const Place here = {static_cast<int>(blockIdx.x / kSplit) * kRows, static_cast<int>(blockIdx.y) * kColumns,
+                      static_cast<int>(blockIdx.x % kSplit)};
   const int first = k_blocks * here.part / kSplit, count = k_blocks * (here.part + 1) / kSplit - first;
-  const bool alone = kAcross * kWeights == 1;
 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&weight), prefetch_map(&input), prefetch_map(&scale);
-    for (int i = 0; i < kStages; ++i)
-      barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers / 32 * kSharers);
+    for (int i = 0; i < kStages; ++i) barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers / 32);
     barrier_init_fence();
   }
   __syncthreads();
-  if (kSharers > 1) cluster_sync();  // the barriers of the others are ready too
 
   float* sums = reinterpret_cast<float*>(tiles);
   if (threadIdx.x >= kConsumers) {
     if (threadIdx.x == kConsumers) produce(at, &weight, &input, &scale, here, first, count);
     __syncwarp();
   } else {
-    float sum[kColumns / 2];
-    const int block = min(here.row / 128, (n + 127) / 128 - 1);
-    const int lane = threadIdx.x % 32;
+    float sum[kSums];
+    const int block = min(here.row / 128, (n + 127) / 128 - 1), lane = threadIdx.x % 32;
     const float* of_block = weight_scale + static_cast<int64_t>(block) * k_blocks + first;
-    Consumer self = {at, scales, of_block, lane, static_cast<int>(threadIdx.x / 128),
-                     lane < kSharers ? sharer(here, lane) : 0, 0, 0, 0};
+    Consumer self = {uniform(at.full), uniform(at.empty), uniform(tile_word(at.weight)), uniform(tile_word(at.input)),
+                     scales, of_block, lane, 0, 0, 0};
+    wait_for_previous();
     consume(self, count, sum);
     asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
     spill(sums, sum);
   }
   __syncthreads();
-  if (!alone) cluster_sync();
+  if (kSplit > 1) cluster_sync();
   if (threadIdx.x < kConsumers) reduce(sums, bias, out, m, n, here);
-  if (!alone) cluster_sync();  // nobody leaves while others read its sums
+  if (kSplit > 1) cluster_leave();  // not while others read its sums
 }

@@ -5,18 +5,17 @@
 // KT_SCALES names what a scale covers: 0 a row of the weight (float32, applied to the sum), 1 a block of 128 x 128
 // (float32, applied to the partial sum of each 128 of k), 2 a row's 32 columns (e8m0, applied to the widened weight,
 // exactly). The weight is packed in tiles of 64 rows and 128 columns, in the order in which a thread needs its codes
-// (kernels/hopper_w8a16.py), so that it is read once, in whole lines, by bulk copies.
+// (ops/fragment_tiles.py), so that it is read once, in whole lines, by bulk copies.
 //
-// The weight's rows are the rows of the matrix instruction and the input's rows its columns. A cluster shares work as in
-// hopper_fp8_block_stream.cu: KT_SPLIT blocks split k, KT_INPUTS blocks fetch a common input tile.
+// The weight's rows are the rows of the matrix instruction and the input's rows its columns. The KT_SPLIT blocks of a
+// cluster split k. The first copies of the weight run while the kernel before this one still does (see overlap.cuh).
 //
-// Compile-time: KT_GROUPS (1 or 2), KT_COLUMNS (8 to 256), KT_STAGES, KT_SPLIT, KT_INPUTS, KT_SCALES, KT_IN, KT_OUT.
+// Compile-time: KT_GROUPS (1 or 2), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_SCALES, KT_IN, KT_OUT.
 #include "hopper_widened.cuh"
 #include "store.cuh"
 
 constexpr int kGroups = KT_GROUPS, kRows = 64 * kGroups, kDepth = 128, kConsumers = 128 * kGroups;
-constexpr int kColumns = KT_COLUMNS, kStages = KT_STAGES;
-constexpr int kSplit = KT_SPLIT, kInputs = KT_INPUTS, kWeights = 1, kAcross = kSplit * kInputs, kSharers = kInputs;
+constexpr int kColumns = KT_COLUMNS, kStages = KT_STAGES, kSplit = KT_SPLIT;
 constexpr int kTileBytes = 64 * kDepth + (KT_SCALES == 2 ? 64 * kDepth / 32 : 0);
 constexpr int kWeightBytes = kGroups * kTileBytes, kInputBytes = kColumns * kDepth * 2;
 constexpr bool kMoveRegisters = kGroups == 2 && kColumns >= 128;  // from a producing warpgroup to the consuming ones
@@ -28,36 +27,23 @@ struct Pipeline {
   uint32_t full, empty;    // barriers of stage 0
 };
 
-// Where a block stands: in the grid, and in its cluster (rank = across + kAcross * up).
+// Where a block stands: its tile, and the part of k that is its rank in the cluster.
 struct Place {
-  int row, column;   // of its tile
-  int part;          // of k
-  int input, weight; // which share of the common input and weight tile it fetches
+  int row, column, part;
 };
 
 __device__ __forceinline__ Place place() {
-  const int across = blockIdx.x % kAcross, input = across / kSplit;
-  return {static_cast<int>(blockIdx.x / kAcross * kInputs + input) * kRows, static_cast<int>(blockIdx.y) * kColumns,
-          across % kSplit, input, static_cast<int>(blockIdx.y) % kWeights};
-}
-
-// The rank of the i-th block that shares with this one: first those with the same weight tile, then the other inputs.
-__device__ __forceinline__ int sharer(const Place& here, int i) {
-  if (i < kWeights) return here.part + kSplit * here.input + kAcross * i;
-  const int other = i - kWeights, input = other < here.input ? other : other + 1;
-  return here.part + kSplit * input + kAcross * here.weight;
+  return {static_cast<int>(blockIdx.x) / kSplit * kRows, static_cast<int>(blockIdx.y) * kColumns,
+          static_cast<int>(blockIdx.x) % kSplit};
 }
 
 // One lane keeps the copies of up to kStages blocks of k in flight.
 __device__ void produce(const Pipeline& at, const char* weight, const TensorMap* input, const Place& here, int n,
                         int k_blocks, int first, int count) {
-  unsigned short to_inputs = 0;
-  for (int i = 0; i < kInputs; ++i) to_inputs |= 1 << (here.part + kSplit * i);
-  const int column = here.input * (kColumns / kInputs), tiles = (n + 63) / 64;
-  for (int i = 0; i < count; ++i) {
+  const int tiles = (n + 63) / 64;
+  const auto fetch_weight = [&](int i) {
     const int stage = i % kStages;
     const uint32_t full = at.full + stage * 8;
-    if (i >= kStages) barrier_wait(at.empty + stage * 8, (i / kStages - 1) & 1);
     barrier_expect(full, kWeightBytes + kInputBytes);
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
@@ -65,13 +51,20 @@ __device__ void produce(const Pipeline& at, const char* weight, const TensorMap*
       copy_bytes(at.weight + stage * kWeightBytes + g * kTileBytes,
                  weight + (static_cast<int64_t>(tile) * k_blocks + first + i) * kTileBytes, kTileBytes, full);
     }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t to = at.input + stage * kInputBytes + half * (kInputBytes / 2) + column * 128;
-      const int k = (first + i) * kDepth + half * 64;
-      if (kInputs == 1) copy_tile(to, input, k, here.column, full);
-      else copy_tile_to(to, input, k, here.column + column, full, to_inputs);
+  };
+  for (int i = 0; i < min(count, kStages); ++i) fetch_weight(i);
+  wait_for_previous();  // it may write the input, but never the weight
+  let_next_start();
+  for (int i = 0; i < count; ++i) {
+    const int stage = i % kStages;
+    if (i >= kStages) {
+      barrier_wait(at.empty + stage * 8, (i / kStages - 1) & 1);
+      fetch_weight(i);
     }
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      copy_tile(at.input + stage * kInputBytes + half * (kInputBytes / 2), input, (first + i) * kDepth + half * 64,
+                here.column, at.full + stage * 8);
   }
 }
 
@@ -80,7 +73,7 @@ struct Consumer {
   Pipeline at;
   const char* weights;        // stage 0, this thread's part of this group's tile
   const float* weight_scale;  // KT_SCALES 1: of these 128 rows, along k
-  int lane, sharer;
+  int lane;
   int slot, phase;            // of the block that is widened next
   int done;                   // slot of the block that is given back next
 
@@ -97,9 +90,8 @@ struct Consumer {
       const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
       uint32_t upper = kWiden, lower = kWiden;
 #if KT_SCALES == 2
-      const uint32_t both = (quarter < 2 ? exponents.x : exponents.y) >> (quarter % 2 * 16);
-      upper = ((both & 0xff) + kBias) << kShift, lower = ((both >> 8 & 0xff) + kBias) << kShift;
-      upper |= upper << 16, lower |= lower << 16;
+      const uint32_t word = quarter < 2 ? exponents.x : exponents.y;
+      upper = widening_power_of(word, quarter % 2 * 2), lower = widening_power_of(word, quarter % 2 * 2 + 1);
 #endif
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -125,17 +117,11 @@ struct Consumer {
 
   __device__ __forceinline__ void release() {
     __syncwarp();
-    if (kSharers == 1 && lane == 0) barrier_arrive(at.empty + done * 8);
-    if (kSharers > 1 && lane < kSharers) barrier_arrive_at(at.empty + done * 8, sharer);
+    if (lane == 0) barrier_arrive(at.empty + done * 8);
     if (++done == kStages) done = 0;
   }
 #if KT_SCALES == 2
   const char* weights_scales;
-#if KT_IN == 1
-  static constexpr uint32_t kBias = 0xffffff98u, kShift = 10;  // 2^(code - 127 + 8) as f16: exponent field code - 104
-#else
-  static constexpr uint32_t kBias = 120, kShift = 7;           // 2^(code - 127 + 120) as bf16: exponent field code + 120
-#endif
 #endif
 };
 
@@ -155,11 +141,11 @@ __device__ __forceinline__ void finish(Consumer& self, int i, float (&part)[kCol
 #endif
 }
 
-// The next block is widened while this one is multiplied. With few columns and scales of blocks it is not: other blocks
-// of threads fill the gap, and fewer registers let more of them run.
+// With many columns the next block is widened while this one is multiplied. With few it is not: other blocks of threads
+// fill the gap, and fewer registers let more of them run.
 __device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[kColumns / 2]) {
   constexpr int kContinue = KT_SCALES == 1 ? 0 : 1;
-  constexpr bool kAhead = KT_SCALES != 1 || kColumns >= 128;
+  constexpr bool kAhead = kColumns >= 128;
   uint32_t even[32], odd[32];
 #pragma unroll
   for (int i = 0; i < kColumns / 2; ++i) sum[i] = 0.0f;
@@ -203,16 +189,15 @@ __device__ void spill(float* sums, const float (&sum)[kColumns / 2]) {
 // Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it.
 __device__ void reduce(const float* sums, const float* row_scale, const float* bias, Out* out,
                        int m, int n, const Place& here) {
-  const int base = kSplit * here.input + kAcross * here.weight;
   for (int v = here.part * kConsumers + threadIdx.x; v < kColumns * kRows / 4; v += kSplit * kConsumers) {
     const int column = v / (kRows / 4), row = v % (kRows / 4) * 4;
     if (here.column + column >= m || here.row + row >= n) continue;
     const float* own = sums + column * kPitch + row;
     float4 total = *reinterpret_cast<const float4*>(own);
     if (kSplit > 1) {
-      total = load_remote(shared_address(own), base);
+      total = load_remote(shared_address(own), 0);
       for (int part = 1; part < kSplit; ++part) {
-        const float4 more = load_remote(shared_address(own), base + part);
+        const float4 more = load_remote(shared_address(own), part);
         total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
       }
     }
@@ -228,7 +213,7 @@ __device__ void reduce(const float* sums, const float* row_scale, const float* b
   }
 }
 
-extern "C" __global__ void __cluster_dims__(kAcross, 1, 1) __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 1)
 hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const float* weight_scale, const float* bias,
              Out* out, int m, int n, int k_blocks) {
   extern __shared__ char raw[];
@@ -244,11 +229,10 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&input);
     for (int i = 0; i < kStages; ++i)
-      barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers / 32 * kSharers);
+      barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers / 32);
     barrier_init_fence();
   }
   __syncthreads();
-  if (kSharers > 1) cluster_sync();  // the barriers of the others are ready too
 
   float* sums = reinterpret_cast<float*>(inputs);
   if (threadIdx.x >= kConsumers) {
@@ -260,7 +244,6 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
     const int lane = threadIdx.x % 32, group = threadIdx.x / 128, warp = threadIdx.x % 128 / 32;
     Consumer self;
     self.at = at, self.lane = lane, self.slot = 0, self.phase = 0, self.done = 0;
-    self.sharer = lane < kSharers ? sharer(here, lane) : 0;
     self.weights = weights + group * kTileBytes + warp * 512 + lane * 16;
 #if KT_SCALES == 1
     self.weight_scale =
@@ -274,7 +257,8 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
     spill(sums, sum);
   }
   __syncthreads();
-  if (kAcross > 1) cluster_sync();
+  if (kSplit > 1) cluster_sync();
+  wait_for_previous();  // every thread that reads what was written for this call, and writes, has waited itself
   if (threadIdx.x < kConsumers) reduce(sums, weight_scale, bias, out, m, n, here);
-  if (kAcross > 1) cluster_sync();  // nobody leaves while others read its sums
+  if (kSplit > 1) cluster_leave();  // nobody leaves while others read its sums
 }

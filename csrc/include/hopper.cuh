@@ -2,6 +2,12 @@
 // No header of the toolkit is needed, so NVRTC compiles this alone. Source of every form: PTX ISA 9.0.
 #pragma once
 
+#if defined(KT_SM) && !(KT_HAS_TMA && KT_HAS_WGMMA)
+#error "needs the features tma and wgmma of the table's architecture"
+#endif
+
+#include "overlap.cuh"
+
 #ifdef __CUDACC_RTC__
 using uint32_t = unsigned int;
 using uint64_t = unsigned long;
@@ -40,6 +46,14 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
   asm volatile(
     "{.reg .pred done; again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1; @!done bra again;}"
     ::"r"(barrier), "r"(parity) : "memory");
+}
+
+// Whether a wait would end at once.
+__device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile("{.reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+               : "=r"(done) : "r"(barrier), "r"(parity) : "memory");
+  return done != 0;
 }
 
 // --- bulk tensor copies --------------------------------------------------------------------------------------------
@@ -98,133 +112,55 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-// d[64, N] = (kAccumulate ? d : 0) + A[64, 32] * B[N, 32]^T; e4m3 operands, both described as tiles of shared memory, float32 sums.
-template <int N>
-struct Wgmma;
+// --- products of e4m3 tiles ----------------------------------------------------------------------------------------
 
-template <>
-struct Wgmma<8> {
-  template <int kAccumulate>
-  static __device__ __forceinline__ void mma(float (&d)[4], uint64_t a, uint64_t b) {
-    asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %6, 0; "
-      "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {"
-      "%0, %1, %2, %3}, "
-      "%4, %5, p, 1, 1;}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "l"(a), "l"(b), "n"(kAccumulate));
+// The low word of a tile's descriptor (of all, 0x40000040 is the high one): a warp's constant, so that few instructions
+// stand between two products. `uniform` tells the compiler that it is one.
+__device__ __forceinline__ uint32_t tile_word(uint32_t address) { return (address & 0x3ffff) >> 4 | 1 << 16; }
+__device__ __forceinline__ uint32_t uniform(uint32_t x) { return __shfl_sync(0xffffffff, x, 0); }
+
+// Accumulators as operands: %0 and %1 are the descriptors.
+#define KT_LIST_4 "%2, %3, %4, %5"
+#define KT_LIST_8 KT_LIST_4 ", %6, %7, %8, %9"
+#define KT_LIST_16 KT_LIST_8 ", %10, %11, %12, %13, %14, %15, %16, %17"
+#define KT_LIST_32 KT_LIST_16 ", %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33"
+#define KT_LIST_64 KT_LIST_32 ", %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
+  "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65"
+#define KT_LIST_96 KT_LIST_64 ", %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97"
+#define KT_SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define KT_SUMS_8(i) KT_SUMS_4(i), KT_SUMS_4(i + 4)
+#define KT_SUMS_16(i) KT_SUMS_8(i), KT_SUMS_8(i + 8)
+#define KT_SUMS_32(i) KT_SUMS_16(i), KT_SUMS_16(i + 16)
+#define KT_SUMS_64(i) KT_SUMS_32(i), KT_SUMS_32(i + 32)
+#define KT_SUMS_96(i) KT_SUMS_64(i), KT_SUMS_32(i + 64)
+
+#define KT_STEP(n, list, add)                                                              \
+  "mov.b64 a, {%0, 0x40000040}; mov.b64 b, {%1, 0x40000040}; "                             \
+  "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" list "}, a, b, " add ", 1, 1; "
+#define KT_NEXT "add.u32 %0, %0, 2; add.u32 %1, %1, 2; "
+#define KT_MULTIPLY(n, list, sums)                                                         \
+  __device__ __forceinline__ void multiply_row(float (&d)[n / 2], uint32_t a, uint32_t b) { \
+    asm volatile(                                                                          \
+      "{.reg .b64 a, b; .reg .pred no, yes; setp.ne.b32 no, 0, 0; setp.eq.b32 yes, 0, 0; " \
+      KT_STEP(n, list, "no") KT_NEXT KT_STEP(n, list, "yes") KT_NEXT                       \
+      KT_STEP(n, list, "yes") KT_NEXT KT_STEP(n, list, "yes") "}"                          \
+      : "+r"(a), "+r"(b), sums);                                                           \
   }
-};
 
-template <>
-struct Wgmma<16> {
-  template <int kAccumulate>
-  static __device__ __forceinline__ void mma(float (&d)[8], uint64_t a, uint64_t b) {
-    asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %10, 0; "
-      "wgmma.mma_async.sync.aligned.m64n16k32.f32.e4m3.e4m3 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7}, "
-      "%8, %9, p, 1, 1;}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-      : "l"(a), "l"(b), "n"(kAccumulate));
-  }
-};
+KT_MULTIPLY(8, KT_LIST_4, KT_SUMS_4(0))
+KT_MULTIPLY(16, KT_LIST_8, KT_SUMS_8(0))
+KT_MULTIPLY(32, KT_LIST_16, KT_SUMS_16(0))
+KT_MULTIPLY(64, KT_LIST_32, KT_SUMS_32(0))
+KT_MULTIPLY(128, KT_LIST_64, KT_SUMS_64(0))
+KT_MULTIPLY(192, KT_LIST_96, KT_SUMS_96(0))
 
-template <>
-struct Wgmma<32> {
-  template <int kAccumulate>
-  static __device__ __forceinline__ void mma(float (&d)[16], uint64_t a, uint64_t b) {
-    asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %18, 0; "
-      "wgmma.mma_async.sync.aligned.m64n32k32.f32.e4m3.e4m3 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-      "%16, %17, p, 1, 1;}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-      : "l"(a), "l"(b), "n"(kAccumulate));
-  }
-};
-
-template <>
-struct Wgmma<64> {
-  template <int kAccumulate>
-  static __device__ __forceinline__ void mma(float (&d)[32], uint64_t a, uint64_t b) {
-    asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %34, 0; "
-      "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "%32, %33, p, 1, 1;}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-      : "l"(a), "l"(b), "n"(kAccumulate));
-  }
-};
-
-template <>
-struct Wgmma<128> {
-  template <int kAccumulate>
-  static __device__ __forceinline__ void mma(float (&d)[64], uint64_t a, uint64_t b) {
-    asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %66, 0; "
-      "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, p, 1, 1;}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-        "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-        "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "l"(a), "l"(b), "n"(kAccumulate));
-  }
-};
-
-template <>
-struct Wgmma<192> {
-  template <int kAccumulate>
-  static __device__ __forceinline__ void mma(float (&d)[96], uint64_t a, uint64_t b) {
-    asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %98, 0; "
-      "wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
-      "%96, %97, p, 1, 1;}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-        "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-        "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
-        "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
-        "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
-        "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
-        "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
-      : "l"(a), "l"(b), "n"(kAccumulate));
-  }
-};
-
-// d[64, N] = A[64, 128] * B[N, 128]^T: a whole swizzled row of each tile. Starts it; wgmma_wait ends it.
-template <int N>
-__device__ __forceinline__ void multiply_block(float (&d)[N / 2], uint64_t a, uint64_t b) {
+// d[64, N] = A[64, 128] * B[N, 128]^T: a whole swizzled row of each tile, named by its word. Starts it; wgmma_wait ends
+// it.
+template <int kSums>
+__device__ __forceinline__ void multiply_tiles(float (&d)[kSums], uint32_t a, uint32_t b) {
   wgmma_fence();
-  Wgmma<N>::template mma<0>(d, a, b);
-  Wgmma<N>::template mma<1>(d, a + 2, b + 2);
-  Wgmma<N>::template mma<1>(d, a + 4, b + 4);
-  Wgmma<N>::template mma<1>(d, a + 6, b + 6);
+  multiply_row(d, a, b);
   wgmma_commit();
 }
 
@@ -238,6 +174,12 @@ __device__ __forceinline__ uint32_t cluster_rank() {
 
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Holds a block until every block of its cluster is here, and orders no memory: nobody waits for stores under way. What
+// others read from this block has to have reached them, as it has when they used it.
+__device__ __forceinline__ void cluster_leave() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
 }
 
 __device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, uint32_t rank) {

@@ -1,37 +1,12 @@
 // 16-bit products of Hopper with the weight's fragments in registers, widened from FP8. KT_IN: 0 bf16, 1 f16.
 #pragma once
 #include "hopper.cuh"
+#include "widen.cuh"
 
 #if KT_IN == 1
 #define KT_TYPE "f16"
 #else
 #define KT_TYPE "bf16"
-#endif
-
-// Two e4m3 codes in the high bytes of the halves of `word`, as two 16-bit values, times a power of two that the caller
-// makes good: 2^-120 (bf16) or 2^-8 (f16). Exact, subnormal codes too; NaN codes are not (the packer refuses them).
-__device__ __forceinline__ uint32_t spread(uint32_t word) {
-#if KT_IN == 1
-  return (word & 0x80008000u) | ((word >> 1) & 0x3f803f80u);
-#else
-  return (word & 0x80008000u) | ((word >> 4) & 0x07f007f0u);
-#endif
-}
-
-__device__ __forceinline__ uint32_t times(uint32_t pair, uint32_t factor) {
-  uint32_t product;
-#if KT_IN == 1
-  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(pair), "r"(factor));
-#else
-  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(pair), "r"(factor));
-#endif
-  return product;
-}
-
-#if KT_IN == 1
-constexpr uint32_t kWiden = 0x5c005c00u;  // 2^8 twice
-#else
-constexpr uint32_t kWiden = 0x7b807b80u;  // 2^120 twice
 #endif
 
 // d[64, N] = (kAccumulate ? d : 0) + A[64, 16] * B[N, 16]^T; A as the fragment of each thread, B a tile of shared memory.

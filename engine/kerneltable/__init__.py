@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from kerneltable.model import Device, Problem, Refusal, Selection, Table
     from kerneltable.run.checkpoint import load_linears
+    from kerneltable.run.compiling import set_compiling
     from kerneltable.run.engine import Engine
     from kerneltable.run.ledger import report
     from kerneltable.run.linear import QuantLinear
@@ -56,6 +57,7 @@ __all__ = [
     "load_table",
     "report",
     "select",
+    "set_compiling",
 ]
 
 _WHERE: Mapping[str, str] = MappingProxyType(
@@ -82,6 +84,7 @@ _WHERE: Mapping[str, str] = MappingProxyType(
         "load_linears": "kerneltable.run.checkpoint",
         "load_table": "kerneltable.table",
         "report": "kerneltable.run.ledger",
+        "set_compiling": "kerneltable.run.compiling",
     }
 )
 

@@ -2,14 +2,20 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from kerneltable.cli import main
-from kerneltable.cli.bench import parse_rows, parse_shapes, text_lines
+from kerneltable.cli.bench import parse_rows, parse_shapes, shares
+from kerneltable.cli.bench_text import text_lines
 from kerneltable.errors import ProblemError
-from kerneltable.run.bench import SHAPES, Timing, geometric_mean
+from kerneltable.kernels import reference
+from kerneltable.model import Problem
+from kerneltable.run.bench import SHAPES, Timing, geometric_mean, kernels_of, left_out
 from kerneltable.run.clock import Spread, copies_of
+from kerneltable.select import device
+from kerneltable.table import load_table
 
 SMALL = ["bench", "fp8_block_w8a8", "--shapes", "256x256", "--m", "1,3", "--kernel", "cpu_fp8"]
 REPORT = {
@@ -69,7 +75,7 @@ def test_what_is_no_number_of_rows_is_refused(text):
 
 
 def test_the_choice_carries_a_star_and_products_stand_below():
-    lines = text_lines([timing("a", 1, 10.0, product=8.0, chosen=True), timing("b", 1, 20.0)], REPORT, None)
+    lines = text_lines([timing("a", 1, 10.0, product=8.0, chosen=True), timing("b", 1, 20.0)], REPORT)
     assert any(line.strip().startswith("a ") and line.endswith("10.0*") for line in lines)
     assert any("product alone" in line and line.endswith("8.0") for line in lines)
 
@@ -77,9 +83,77 @@ def test_the_choice_carries_a_star_and_products_stand_below():
 def test_relative_speed_compares_products_where_both_have_them():
     plan = [timing("mine", 1, 10.0, product=5.0, chosen=True), timing("mine", 32, 10.0, product=4.0, chosen=True)]
     peer = [timing("peer", 1, 20.0, product=10.0), timing("peer", 32, 20.0, product=8.0)]
-    lines = text_lines(plan + peer, REPORT, "peer")
-    assert [line.split("mean ")[1].split(",")[0] for line in lines if "geometric mean" in line] == ["2.00", "2.00"]
-    assert any("did not run" in line for line in text_lines(plan, REPORT, "peer"))
+    lines = text_lines(plan + peer, REPORT, ["peer"])
+    assert [line.split("mean ")[1].split(",")[0] for line in lines if "geometric mean" in line] == ["2.00"] * 3
+    assert any("did not run" in line for line in text_lines(plan, REPORT, ["peer"]))
+
+
+def test_a_summary_names_the_least_and_the_most_cell_and_says_no_band_twice():
+    plan = [timing("mine", m, 10.0, chosen=True) for m in (1, 16, 128)]
+    lines = text_lines(plan + [timing("peer", m, 10.0 * m) for m in (1, 16, 128)], REPORT, ["peer"])
+    told = [line.split()[:4] for line in lines if "geometric mean" in line]
+    assert told == [["m", "1", "geometric", "mean"], ["m", "2", "to", "64"], ["m", "1", "to", "64"],
+                    ["m", "65", "to", "256"], ["m", "from", "1", "geometric"]]  # fmt: skip
+    assert lines[-1].endswith("least 1.00 (4096 x 7168, m=1), most 128.00 (4096 x 7168, m=128), 3 sizes")
+
+
+def test_others_are_the_fastest_kernels_that_the_table_does_not_choose_cell_by_cell():
+    plan = [timing("mine", 1, 10.0, chosen=True), timing("mine", 8, 10.0, chosen=True)]
+    peers = [timing("a", 1, 20.0), timing("a", 8, 40.0), timing("b", 1, 30.0), timing("b", 8, 30.0)]
+    lines = text_lines([*plan, *peers, timing("matmul_16bit", 1, 1.0)], REPORT, ["others"])
+    assert "least 2.00 (4096 x 7168, m=1), most 3.00 (4096 x 7168, m=8), 2 sizes" in lines[-1]
+    assert any("did not run" in line for line in text_lines(plan, REPORT, ["others"]))
+
+
+def test_stages_and_shares_of_the_ceilings_stand_below_a_kernel():
+    stage = Spread(2.0, 2.0, 2.0)
+    one = replace(timing("a", 1, 10.0, product=8.0), quantizer=stage, fp8=True)
+    lines = text_lines([one], REPORT, (), lambda t: shares(t, REPORT))
+    assert [line.split()[-1] for line in lines if "quantizer alone" in line] == ["2.0"]
+    memory = (4096 * 7168 + 7168 + 2 * 4096) / 8e-6 / 4e12
+    assert [line.split()[-2:] for line in lines if "  of the ceiling" in line] == [[f"{100 * memory:.0f}%", "m"]]
+    many = replace(one, m=8192, product=Spread(1000.0, 1000.0, 1000.0))
+    product = 2 * 8192 * 4096 * 7168 / 1e-3
+    faster = {**REPORT, "fp8_product_operations_per_s": 16e14}
+    assert math.isclose(shares(many, REPORT)[1], product / 8e14)
+    assert math.isclose(shares(many, faster)[1], product / 16e14)
+    assert math.isclose(shares(replace(many, fp8=False), faster)[1], product / 8e14)
+
+
+def test_the_unquantized_peer_reads_wide_weights():
+    peer = timing("matmul_16bit", 1, 10.0)
+    assert math.isclose(shares(peer, REPORT)[0], 2 * (4096 * 7168 + 7168 + 4096) / 10e-6 / 4e12)
+
+
+def test_kernels_that_cannot_run_here_are_named_with_their_reason(capsys):
+    assert main(["bench", "mxfp8", "--shapes", "64x64", "--m", "1", "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["left_out"] == {}
+    assert {t["kernel"] for t in answer["timings"]} >= {"cpu_fp8", "reference", "matmul_16bit"}
+    table = load_table()
+    h200 = device("h200", table)
+    asked = Problem("fp8_block_w8a8", n=256, k=256)
+    names = kernels_of(table, h200, asked, ())
+    others = left_out(table, h200, asked, names)
+    assert "package deep-gemm" in others["deepgemm_fp8_block"]
+    assert "--kernel reference" in others["reference"]
+    assert {*names, *others} == {step.kernel for step in table.routes["fp8_block_w8a8", "cuda"].steps}
+    lines = text_lines([timing("a", 1, 1.0)], {**REPORT, "left_out": others})
+    assert any(line.startswith("left out: deepgemm_fp8_block: needs.packages") for line in lines)
+
+
+@pytest.mark.parametrize("stage", ["__init__", "__call__"])
+def test_a_kernel_that_breaks_is_left_out_with_its_reason_and_the_others_are_timed(capsys, monkeypatch, stage):
+    def breaks(self, *given, **more):
+        raise ImportError("libexample.so: undefined symbol")
+
+    monkeypatch.setattr(reference.Kernel, stage, breaks)
+    assert main([*SMALL, "--kernel", "reference", "--format", "json"]) == 0
+    timings = json.loads(capsys.readouterr().out)["timings"]
+    assert {t["fault"] for t in timings if t["kernel"] == "reference"} == {
+        "ImportError: libexample.so: undefined symbol"
+    }
+    assert all(t["call_us"] for t in timings if t["kernel"] != "reference")
 
 
 def test_copies_outgrow_the_caches_but_are_at_least_two():

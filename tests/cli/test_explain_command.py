@@ -22,7 +22,7 @@ def test_explain_names_the_winner_and_every_other_candidate(ask: Ask) -> None:
 
 def test_explain_json_has_the_contract(ask: Ask) -> None:
     found = ask("explain", "fp8_block_w8a8", "--device", "a100", "--n", "4096", "--k", "100", "--format", "json").json
-    assert set(found) == {"format", "table", "problem", "device", "chosen", "status", "candidates", "notes"}
+    assert set(found) == {"format", "table", "problem", "device", "chosen", "status", "candidates", "plan", "notes"}
     assert found["chosen"] == "triton_w8a16"
     for candidate in found["candidates"]:
         assert set(candidate) == {"kernel", "verdict", "refusals"}
@@ -155,3 +155,21 @@ def test_a_run_elsewhere_is_no_verification_here(ask: Ask) -> None:
     assert ask("explain", *question, "--device", "h100").json["status"] == "verified"
     assert ask("explain", *question, "--device", "a100").json["status"] == "unverified on sm80"
     assert ask("explain", *question, "--device", "cuda:13.0").json["status"] == "unverified on unknown capability 13.0"
+
+
+def test_copies_and_promises_are_asked_for_on_the_command_line(ask: Ask) -> None:
+    question = ("explain", "fp8_w8a8", "--device", "epyc-genoa", "--n", "256", "--k", "256", "--format", "json")
+    free = ask(*question).json["plan"]
+    assert (free["weight_copies"], free["demands"]) == (1, [])
+    held = ask(*question, "--batch-invariant", "--deterministic", "--weight-copies", "0")
+    assert held.code == 0
+    assert (held.json["plan"]["weight_copies"], held.json["plan"]["demands"]) == (
+        0,
+        ["batch_invariant", "deterministic"],
+    )
+    refused = {c["kernel"]: [r["predicate"] for r in c["refusals"]] for c in held.json["candidates"]}
+    assert refused["reference"] == ["plans.batch_invariant"]
+    many = ask(*question, "--weight-copies", "17")
+    assert many.code == 2
+    assert "command line" in many.err
+    assert "weight_copies" in many.err

@@ -41,6 +41,7 @@ def lines(table: Table) -> Iterator[str]:
             facts = [_dotted(chip.capability), *chip.families, *sorted(chip.features)]
             facts += [f"{chip.shared_memory_kib} KiB"] if chip.shared_memory_kib else []
             facts += [f"fp8 {chip.fp8}"] if chip.fp8 else []
+            facts += [f"code for {chip.target}"] if chip.target else []
             yield f"  {chip.name:<12} {' '.join(filter(None, facts))}"
         yield from (f"  {name:<21} {chip}" for name, chip in platform.devices.items())
     for scheme in table.schemes.values():
@@ -53,7 +54,9 @@ def lines(table: Table) -> Iterator[str]:
 
 def _route(table: Table, route: Route) -> Iterator[str]:
     """What is tried in turn on each chip where everything is installed; chips with the same list share a line."""
-    yield f"\n{route.scheme} on {route.platform}"
+    terms = route.terms
+    said = [f"packed copies {terms.weight_copies}{'' if terms.mark else ' (nobody says so)'}"]
+    yield f"\n{route.scheme} on {route.platform}: {', '.join([*said, *(demand.name for demand in terms.demands)])}"
     chains: dict[str, list[str]] = {}
     for chip in table.platforms[route.platform].architectures:
         where = _all(device(f"{route.platform}:{chip}", table))

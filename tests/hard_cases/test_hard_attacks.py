@@ -103,7 +103,7 @@ def test_m08_a_row_cannot_name_a_file_or_a_module(tmp_path, field):
 
 @pytest.mark.parametrize("value", ["", "a:b", "../x", "/nowhere", "x" * 100_000])
 def test_m09_the_environment_injects_nothing(tmp_path, value):
-    """No variable of ours exists (test_t18); what a front end of ours prints about one is bounded."""
+    """No variable of ours decides (test_t18); what a front end of ours prints about one is bounded."""
     program = (
         "import sys; from kerneltable.table import load_table; t = load_table(); print(t.digest);"
         "from kerneltable.cli import main; sys.exit(main(['rule', 'KT101']))"

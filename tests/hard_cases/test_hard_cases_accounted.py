@@ -11,7 +11,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "hard-cases.md"
-CASES = {"Y": 20, "T": 21, "M": 14, "D": 18, "C": 12}
+CASES = {"Y": 20, "T": 21, "M": 14, "D": 18, "C": 12, "R": 16}
 ALL = [f"{group}{number:02}" for group, count in CASES.items() for number in range(1, count + 1)]
 ROW = re.compile(r"^\| ([A-Z][0-9]{2}) \| (.+?) \| (.+) \|$", re.MULTILINE)
 NOT_APPLICABLE = "does not apply: "
@@ -35,7 +35,7 @@ def named_here() -> set[str]:
 def test_every_case_has_one_row_and_no_other_has() -> None:
     listed = [case for case, _, _ in ROW.findall(PAGE.read_text(encoding="utf-8"))]
     assert sorted(listed) == sorted(ALL)
-    assert len(ALL) == 85
+    assert len(ALL) == 101
 
 
 @pytest.mark.parametrize("case", ALL)

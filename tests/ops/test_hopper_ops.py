@@ -1,15 +1,11 @@
-"""What the Hopper kernels decide and pack on the host, and that every instance they can ask for compiles."""
+"""What the Hopper kernels decide and pack on the host."""
 
 import itertools
-from importlib.util import find_spec
 
 import pytest
 import torch
 
-from kerneltable.ops import hopper_fp8_block, hopper_instances, hopper_w8a16
-from kerneltable.ops.hopper import DTYPE_CODES
-from kerneltable.ops.settings import CompileSettings
-from kerneltable.ops.sources import source
+from kerneltable.ops import fragment_tiles, hopper_fp8_block
 
 SHAPES = [(16, 16), (2112, 7168), (4096, 7168), (7168, 2048), (24576, 1536), (32768, 512), (8192, 28672), (576, 7168)]
 ROWS = [1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 1024, 8192]
@@ -28,7 +24,7 @@ def fragment_order(tile: torch.Tensor) -> torch.Tensor:
 
 def test_packing_is_the_order_of_the_fragments():
     codes = torch.randint(0, 256, (130, 192), dtype=torch.uint8)
-    packed = hopper_w8a16.pack(codes, None)
+    packed = fragment_tiles.pack(codes, None)
     assert packed.shape == (3, 2, 8192)
     padded = torch.zeros(192, 256, dtype=torch.uint8)
     padded[:130, :192] = codes
@@ -39,7 +35,7 @@ def test_packing_is_the_order_of_the_fragments():
 
 def test_exponents_follow_their_tile_in_the_order_of_the_threads_rows():
     exponents = torch.randint(100, 130, (64, 4), dtype=torch.uint8)
-    packed = hopper_w8a16.pack(torch.zeros(64, 128, dtype=torch.uint8), exponents)
+    packed = fragment_tiles.pack(torch.zeros(64, 128, dtype=torch.uint8), exponents)
     tail = packed[0, 0, 8192:].view(4, 8, 4, 2)
     for warp, row, quarter, half in itertools.product(range(4), range(8), range(4), range(2)):
         assert tail[warp, row, quarter, half] == exponents[warp * 16 + half * 8 + row, quarter]
@@ -53,38 +49,3 @@ def test_every_part_of_k_has_work_and_every_row_a_column(m, n, k):
     if isinstance(fp8, hopper_fp8_block.Stream):
         assert fp8.columns >= m
         assert 1 <= fp8.split <= min(8, blocks)
-    for scales in (hopper_w8a16.BY_ROW, hopper_w8a16.BY_BLOCK, hopper_w8a16.BY_32):
-        choice = hopper_w8a16.variant(m, n, k, scales, 132)
-        assert 1 <= choice.split * choice.inputs <= 8
-        assert choice.split <= blocks
-
-
-def instances():
-    """Every instance that the shapes above ask for, as (source, defines)."""
-    return hopper_instances.instances(SHAPES, ROWS)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("cuda.bindings") is None if find_spec("cuda") else True, reason="needs cuda-bindings")
-@pytest.mark.parametrize("dtype", sorted(DTYPE_CODES))
-def test_the_quantizer_compiles_for_every_input(dtype, tmp_path):
-    from kerneltable.ops.nvrtc import compile_cubin, find_nvrtc
-
-    if isinstance(find_nvrtc(), str):
-        pytest.skip(find_nvrtc())
-    settings = CompileSettings(folder=tmp_path)
-    binary = compile_cubin(source("cuda/quantize_block.cu"), "sm_90a", settings, {"KT_IN": DTYPE_CODES[dtype]})
-    assert binary.content[:4] == b"\x7fELF"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("cuda.bindings") is None if find_spec("cuda") else True, reason="needs cuda-bindings")
-def test_instances_compile_for_sm90_without_a_gpu(tmp_path):
-    from kerneltable.ops.nvrtc import compile_cubin, find_nvrtc
-
-    if isinstance(find_nvrtc(), str):
-        pytest.skip(find_nvrtc())
-    settings = CompileSettings(folder=tmp_path)
-    few = instances()[:: max(1, len(instances()) // 12)]
-    for file, defines in few:
-        assert compile_cubin(source(file), "sm_90a", settings, dict(defines)).content[:4] == b"\x7fELF"

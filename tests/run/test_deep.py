@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from kerneltable.errors import KernelUnavailable
 from kerneltable.kernels import registry
 from kerneltable.model import MultipleOf, Problem, Table
-from kerneltable.ops.hopper_instances import instances
+from kerneltable.ops.settings import CompileSettings, activated
 from kerneltable.run import deep_code
+from kerneltable.run.building import Built, Outcome
 from kerneltable.run.deep import construct_all, meta_layer, smallest_problems
 from kerneltable.select import complete, device, refusals
 from kerneltable.table import load_table
@@ -70,23 +70,34 @@ def test_a_row_that_no_route_lists_has_its_smallest_problem_too(shipped: Table) 
     assert {problem.n for problem in smallest_problems(shipped, row)} == {37}
 
 
-def test_instances_of_the_hopper_sources_are_named_once() -> None:
-    found = instances([(4096, 7168)], [1, 1024])
-    assert len(found) == len(set(found)) > 2
-    assert {file for file, _ in found} >= {"cuda/hopper_fp8_block_stream.cu", "cuda/hopper_w8a16.cu"}
-
-
 def test_code_that_does_not_compile_is_an_error(shipped: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
-        raise KernelUnavailable("fp8_linear.cpp: expected ';'")
+    def broken(jobs: Any, *_: Any) -> Any:
+        return (Built(job, (Outcome(0, False, 0.1, "fp8_linear.cpp: expected ';'"),)) for job in jobs)
 
-    monkeypatch.setattr(deep_code, "_missing_compiler", lambda _: "")
-    monkeypatch.setattr(deep_code, "_compile_cpp", broken)
+    monkeypatch.setattr(deep_code, "missing_compiler", lambda _: "")
+    monkeypatch.setattr(deep_code, "build", broken)
     (proof,) = deep_code.compile_own(alone(shipped, "cpu_fp8"))
-    assert (proof.code, proof.message) == ("KT522", "'cpu_fp8' does not compile: fp8_linear.cpp: expected ';'")
-    monkeypatch.setattr(deep_code, "_missing_compiler", lambda _: "no compiler")
+    assert (proof.code, proof.message) == ("KT522", "'cpu_fp8' does not compile: on host: fp8_linear.cpp: expected ';'")
+    found = {proof.message.split(":")[1] for proof in deep_code.compile_own(alone(shipped, "hopper_w8a16"))}
+    assert found == {" on sm90"}
+
+
+def test_what_cannot_be_compiled_here_is_a_note(shipped: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deep_code, "missing_compiler", lambda _: "no compiler")
     (proof,) = deep_code.compile_own(alone(shipped, "cpu_fp8"))
-    assert proof.code == "KT523"
+    assert (proof.code, "no compiler" in proof.message) == ("KT523", True)
+    monkeypatch.setattr(deep_code, "missing_compiler", lambda _: "")
+    with activated(CompileSettings(compile=False)):
+        (proof,) = deep_code.compile_own(alone(shipped, "cpu_fp8"))
+    assert (proof.code, "switched off" in proof.message) == ("KT523", True)
+
+
+def test_a_chip_that_a_row_admits_and_nothing_can_be_compiled_for_is_an_error(shipped: Table) -> None:
+    cuda = shipped.platforms["cuda"]
+    chips = {"sm90": replace(cuda.architectures["sm90"], target=None)}
+    bare = replace(alone(shipped, "hopper_w8a16"), platforms={"cuda": replace(cuda, architectures=chips, devices={})})
+    (proof,) = deep_code.compile_own(bare)
+    assert (proof.code, proof.path[-1], "`target`" in proof.message) == ("KT522", "sm90", True)
 
 
 def test_more_shared_memory_than_the_chip_has_is_an_error_and_an_unknown_chip_a_note(shipped: Table) -> None:

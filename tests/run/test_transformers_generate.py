@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from kerneltable.cli import main
 from kerneltable.errors import CheckpointError
 from kerneltable.run.generation import read_tokenizer
+from kerneltable.run.ledger import shared_ledger
 from kerneltable.run.model_loading import load
 from kerneltable.run.samples import write_sample
 
@@ -47,6 +48,18 @@ def test_the_answer_is_the_models_own_greedy_continuation(capsys, sample):
     assert len(one["ids"]) == 5
     assert one["tokens_per_second"] > 0
     assert one["kernels"] == {"reference": 14}
+
+
+def test_every_call_is_checked_on_request(capsys, sample):
+    counts = []
+    for mode in ("always", "never"):
+        shared_ledger().forget()
+        before = sum(shared_ledger().report().checked.values())
+        assert main(["run", str(sample), "--generate", "Hi", "--tokens", "2", "--device", "cpu", "--verify", mode]) == 0
+        counts.append(sum(shared_ledger().report().checked.values()) - before)
+    assert counts[0] > 14
+    assert counts[1] == 0
+    capsys.readouterr()
 
 
 def test_the_text_says_how_fast_by_which_kernels_and_that_bytes_are_the_ids(capsys, sample):

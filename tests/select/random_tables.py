@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from handmade import at_least, at_most, deny, kernel, multiple_of, needs, one_of, route, runs_on, table
+from handmade import at, at_least, at_most, deny, kernel, multiple_of, needs, one_of, route, runs_on, table
 from hypothesis import strategies as st
 
-from kerneltable.model import Device, Predicate, Problem, Step, Table
+from kerneltable.model import Demand, Device, Numerics, Predicate, Problem, Step, Table, Terms
 from kerneltable.select import complete, device
 from kerneltable.select.boxes import Box
 from kerneltable.select.predicates import UNASKED, problem_facts
@@ -75,17 +76,30 @@ def _row(name: str) -> st.SearchStrategy[Any]:
         lambda p, portable: runs_on("cuda", *p, portable=portable), _list(_chip("runs_on")), st.booleans()
     )
     return st.builds(
-        lambda accepts, on, need, kind: kernel(name, *accepts, on=[on], need=need, kind=kind),
+        lambda accepts, on, need, kind, layout, promises: replace(
+            kernel(name, *accepts, on=[on], need=need, kind=kind),
+            layout=layout,
+            numerics=Numerics("f32", *promises, at(21)),
+        ),
         _list(_size("accepts"), _size("accepts"), _detail("accepts"), most=4),
         place,
         _list(_package("needs"), most=1),
         st.sampled_from(("native", "emulation")),
+        st.sampled_from(("checkpoint", "tiles", "marlin", "strips")),
+        st.tuples(st.booleans(), st.booleans()),
     )
+
+
+TERMS = st.builds(
+    lambda copies, names: Terms(copies, at(80), tuple(Demand(name, at(81)) for name in names)),
+    st.integers(0, 2),
+    st.sampled_from(((), (), (), ("batch_invariant",), ("deterministic",), ("batch_invariant", "deterministic"))),
+)
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> Table:
-    """A route fp8/cuda of up to four steps over three random rows, with errata, `when`, `require` and `prefer`."""
+    """A route fp8/cuda of up to four steps over three random rows, with errata, `when`, `require`, `prefer`, terms."""
     rows = {name: draw(_row(name)) for name in ROWS}
     when = st.one_of(st.just(()), _list(_size("when"), _detail("when"), _chip("when"), _package("when")))
     named = draw(st.lists(st.sampled_from(ROWS), min_size=1, max_size=4))
@@ -97,7 +111,8 @@ def tables(draw: st.DrawFn) -> Table:
         deny(draw(st.sampled_from(ROWS)), *draw(limits), platform=draw(st.sampled_from((None, "cuda", "rocm"))))
         for _ in range(draw(st.integers(0, 2)))
     ]
-    return table(route("fp8", "cuda", *steps, **choice), rows=rows, denials=tuple(denials))
+    made = replace(route("fp8", "cuda", *steps, **choice), terms=draw(TERMS))
+    return table(made, rows=rows, denials=tuple(denials))
 
 
 @st.composite

@@ -24,6 +24,7 @@ def test_the_text_names_problem_winner_reason_and_first_refusals() -> None:
         "  refused  fast       runs_on.capability.min: wanted at least 8.9, found 8.0 (sm80) (hand.yaml:36:5)"
         " and 3 more",
         "  later    reference  would do too (hand.yaml:52:5)",
+        "  memory   weights and scales 25.0 KiB as in the checkpoint, none packed (copies allowed: 1)",
     ]
 
 

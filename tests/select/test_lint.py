@@ -11,7 +11,7 @@ from handmade import at_least, at_most, deny, kernel, needs, one_of, route, runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kerneltable.model import Problem, RunsOn, Step
+from kerneltable.model import Problem, RunsOn, Step, Terms
 from kerneltable.select import device, refusals, select
 from kerneltable.select.lint import prove
 from kerneltable.select.lint_steps import prove_steps
@@ -235,9 +235,14 @@ def test_more_weight_layouts_than_meant_are_found_and_fewer_are_not():
     place = [runs_on("cuda", at_least("runs_on.capability.min", (8, 9)), portable=True)]
     rows = {f"b{i}": replace(kernel(f"b{i}", *limit, on=place), layout=f"layout{i}") for i, limit in enumerate(limits)}
     (proof,) = found(table(route("fp8", "cuda", *rows, "reference"), rows=rows), "KT508")
-    assert "4 copies of its weights on sm89, sm90, sm120, sm121" in proof.message
+    assert "3 packed copies of its weights on sm89, sm90, sm120, sm121" in proof.message
+    assert "weight_copies allows 1" in proof.message
     shared = {name: replace(row, layout="packed") for name, row in rows.items()}
     assert found(table(route("fp8", "cuda", *shared, "reference"), rows=shared), "KT508") == []
+    allowed = replace(route("fp8", "cuda", *rows, "reference"), terms=Terms(3))
+    assert found(table(allowed, rows=rows), "KT508") == []
+    (none_allowed,) = found(table(replace(allowed, terms=Terms(0)), rows=shared), "KT508")
+    assert "1 packed copy" in none_allowed.message
 
 
 # --- The shipped table ------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "diff": "which problems get another kernel between two tables, on every chip",
         "run": "run every quantized linear of a checkpoint and hold it against a float64 reference",
         "bench": "time every kernel that fits this device, side by side, checked in the same run",
+        "build": "compile device code ahead of time, with or without a GPU",
         "conformance": "run every kernel that fits this device, forced one by one, against the reference",
     }
 )
@@ -59,9 +60,8 @@ def _answer(arguments: list[str]) -> int:
         return 0
     if arguments[0] not in COMMANDS:
         return _unknown_command(arguments[0])
-    _say_unread()
     try:
-        return _run(arguments)
+        return _run_in_environment(arguments)
     except KernelTableError as error:
         from kerneltable.cli.output import print_error
 
@@ -73,10 +73,18 @@ def _answer(arguments: list[str]) -> int:
         return 2
 
 
-def _say_unread() -> None:
-    """Name variables that somebody meant for us: a layer that nobody sees must not decide, so none is read."""
-    for name in sorted(name for name in os.environ if name.startswith("KERNELTABLE_"))[:5]:
-        print(f"kerneltable: {name[:80]!a} has no effect: options decide, not the environment", file=sys.stderr)
+def _run_in_environment(arguments: list[str]) -> int:
+    """Run the command with the compile settings of the environment in force, if it has any."""
+    from kerneltable.cli.environment import say_unread, settings_of
+
+    say_unread(os.environ)
+    settings = settings_of(os.environ)
+    if settings is None:
+        return _run(arguments)
+    from kerneltable.run.compiling import activated
+
+    with activated(settings):
+        return _run(arguments)
 
 
 def _run(arguments: list[str]) -> int:
@@ -106,7 +114,10 @@ def _unknown_argument(command: str, argument: str, usage: str) -> int:
 
 
 def _usage() -> str:
+    from kerneltable.cli.environment import VARIABLES
+
     width = max(map(len, COMMANDS))
+    wide = max(map(len, VARIABLES))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
@@ -120,6 +131,9 @@ def _usage() -> str:
             "kerneltable --version        the version",
             "",
             "Exit 0: clean, same or answered. 1: findings, or no kernel. 2: could not answer.",
+            "",
+            "Environment, read by the command line alone:",
+            *(f"  {name:<{wide}}  {text}" for name, text in VARIABLES.items()),
         ]
     )
 

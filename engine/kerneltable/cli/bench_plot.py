@@ -29,7 +29,7 @@ def draw(timings: Sequence[Timing], path: str, device: str) -> None:
         -(-len(sizes) // columns), columns, figsize=(5.5 * columns, 4 * -(-len(sizes) // columns)), squeeze=False
     )
     names = list(dict.fromkeys(t.kernel for t in timings))
-    colours = dict(zip(names, pyplot.get_cmap("tab10").colors, strict=False))
+    colours = dict(zip(names, map(pyplot.get_cmap("tab20"), range(20)), strict=False))
     for panel, (n, k) in zip(panels.flat, sizes, strict=False):
         for name in names:
             mine = [t for t in timings if (t.n, t.k, t.kernel) == (n, k, name) and t.call]

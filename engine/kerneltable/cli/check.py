@@ -1,20 +1,22 @@
 """`kerneltable check`: validate a table and override files, then prove what follows from them; all findings at once.
 
-Never imports torch, except with --deep, which loads and compiles what the table names.
+Never imports torch, except with --deep, which loads and compiles what the table names. --canary runs kernels, in other
+processes.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.options import add_format, add_overrides
 from kerneltable.cli.output import print_json, print_lines
-from kerneltable.cli.proofs import file_options, merged, with_proofs
-from kerneltable.errors import Finding
+from kerneltable.cli.proofs import as_findings, file_options, merged, with_proofs
+from kerneltable.errors import Finding, ProblemError
 from kerneltable.model import Table
 
 if TYPE_CHECKING:
@@ -35,12 +37,31 @@ def add(subparsers: Subparsers) -> None:
     add_overrides(parser)
     parser.add_argument("--notes", action="store_true", help="also proofs that are only worth knowing")
     parser.add_argument("--deep", action="store_true", help="also load every kernel and compile all device code")
+    _add_canary(parser)
     parser.add_argument("--fail-on-warn", action="store_true", help="exit 1 for warnings too")
     parser.add_argument("--lock", metavar="FILE", help="refuse what is not as `kerneltable lock` wrote it down")
     parser.add_argument(
         "--baseline", metavar="FILE", help="findings that do not block: what `check --format json` wrote earlier"
     )
     add_format(parser, ("text", "json", "github", "sarif", "junit"))
+
+
+def _add_canary(parser: ArgumentParser) -> None:
+    from kerneltable.cli.canary import SECONDS
+
+    canary = parser.add_argument_group("kernels of this machine, each run once in a process of its own")
+    canary.add_argument("--canary", action="store_true", help="find kernels that hang, crash or compute wrong")
+    canary.add_argument(
+        "--canary-seconds",
+        type=float,
+        default=SECONDS,
+        metavar="S",
+        help=f"kill a kernel's process after so long (default {SECONDS:g})",
+    )
+    canary.add_argument("--kernel", metavar="ID", action="append", default=[], help="this kernel alone; repeatable")
+    canary.add_argument(
+        "--quarantine", metavar="FOLDER", help="remember those that hang or crash for `run --quarantine`"
+    )
 
 
 def run(args: Namespace) -> int:
@@ -62,12 +83,30 @@ def run(args: Namespace) -> int:
         from kerneltable.cli.deep import deep_findings
 
         findings = merged(table, findings, deep_findings(table, notes=args.notes))
+    if table is not None and args.canary:
+        findings = merged(table, findings, _canaries(args, table))
     findings, known = _divided((*findings, *drift), known_before, usable=table is not None)
     _print(args.format, _name(args.table, table), table, findings, known)
     if any(finding.code == UNREADABLE for finding in findings):
         return 2
     severities = {finding.severity for finding in findings}
     return 1 if "error" in severities or (args.fail_on_warn and "warning" in severities) else 0
+
+
+def _canaries(args: Namespace, table: Table) -> list[Finding]:
+    """What running the kernels of this machine, each in a process of its own, finds."""
+    from kerneltable.cli.canary import canaries
+    from kerneltable.names import hint
+    from kerneltable.run.quarantine import Quarantine
+
+    for name in args.kernel:
+        if name not in table.kernels:
+            raise ProblemError(f"there is no kernel {name[:80]!r}; {hint(name, table.kernels)}")
+    kept = None if args.quarantine is None else Quarantine(args.quarantine)
+    files = shlex.split(file_options(args.table, args.override))
+    files += ["--allow-insecure-permissions"] if args.allow_insecure_permissions else []
+    found = canaries(table, files, seconds=args.canary_seconds, only=args.kernel, quarantine=kept)
+    return as_findings(found, notes=args.notes)
 
 
 def _drift(lock: str | None, table: Table | None) -> list[Finding]:

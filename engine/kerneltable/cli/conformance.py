@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from argparse import Namespace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.options import add_format, add_layers, table_of
 from kerneltable.cli.output import print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from kerneltable.cli.options import Subparsers
-    from kerneltable.model import Problem, Table
-    from kerneltable.run.conformance_cases import Conformance
+    from kerneltable.model import Device, Problem, Table
+    from kerneltable.run.conformance_cases import Case, Conformance
 
 ELEMENTS_ON_CPU = 2**21
 ELEMENTS_ON_GPU = 2**30
 TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
 FAULTS_SHOWN = 5
+SECONDS = 240.0
 
 
 def add(subparsers: Subparsers) -> None:
@@ -36,6 +41,19 @@ def add(subparsers: Subparsers) -> None:
         type=int,
         metavar="COUNT",
         help=f"largest tensor (default {ELEMENTS_ON_GPU} on a GPU, {ELEMENTS_ON_CPU} on a CPU)",
+    )
+    parser.add_argument(
+        "--large",
+        choices=("yes", "no", "only"),
+        default="yes",
+        help="sizes beyond 2^31 elements too, or alone (default yes; a CPU runs none)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        metavar="S",
+        help=f"begin no case of a kernel after so long (default {SECONDS:g}): some compile for every shape",
     )
     add_format(parser)
 
@@ -61,7 +79,12 @@ def as_json(one: Conformance) -> dict[str, Any]:
         "refused": list(one.refused),
         "sound": one.sound,
         "cases": len(one.cases),
-        "worst_error_over_bound": one.worst if math.isfinite(one.worst) else None,
+        "large": [
+            {"problem": problem_text(c.problem), "error_over_bound": _finite(c.error_over_bound)}
+            for c in one.cases
+            if c.large
+        ],
+        "worst_error_over_bound": _finite(one.worst),
         "faults": [{"problem": problem_text(c.problem), "faults": list(c.faults)} for c in one.cases if c.faults],
         "skipped": dict(one.skipped),
         "outside": {"asked": one.outside[0], "refused": one.outside[1], "admitted": list(one.admitted)},
@@ -72,10 +95,12 @@ def as_text(one: Conformance) -> list[str]:
     """A kernel's findings in one line, more when something is wrong or was left out."""
     if one.refused:
         return [f"{one.kernel:<28} does not run here: {'; '.join(one.refused)}"]
-    verdict = "ok  " if one.sound else "FAIL"
+    verdict = ("ok  " if one.cases else "none") if one.sound else "FAIL"
     asked, refused = one.outside
+    large = sum(case.large for case in one.cases)
+    beyond = f" ({large} beyond 2^31 elements)" if large else ""
     lines = [
-        f"{one.kernel:<28} {verdict} {len(one.cases):>3} cases, worst error over bound {one.worst:.3f}, "
+        f"{one.kernel:<28} {verdict} {len(one.cases):>3} cases{beyond}, worst error over bound {one.worst:.3f}, "
         f"{refused} of {asked} problems outside the row refused"
     ]
     lines += [f"    skipped {count}: {reason}" for reason, count in one.skipped.items()]
@@ -97,28 +122,69 @@ def problem_text(problem: Problem) -> str:
     )
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def _measure(args: Namespace, table: Table) -> tuple[str, list[Conformance]]:
     from kerneltable.errors import ProblemError
     from kerneltable.names import hint
-    from kerneltable.run.conformance import run_case
-    from kerneltable.run.conformance_cases import plan_cases
     from kerneltable.run.probe import current_device
 
     device = current_device(table)
-    where = TORCH_DEVICES.get(device.platform, "cpu")
-    largest = args.max_elements or (ELEMENTS_ON_CPU if where == "cpu" else ELEMENTS_ON_GPU)
     found = []
     for name in args.kernel or table.kernels:
         if name not in table.kernels:
             raise ProblemError(f"there is no kernel {name[:80]!r}; {hint(name, table.kernels)}")
-        kernel = table.kernels[name]
-        problems, one = plan_cases(table, kernel, device, shapes=args.shapes, max_elements=largest)
-        for index, problem in enumerate(problems):
-            _show_progress(f"{name} {index + 1}/{len(problems)}")
-            one.cases.append(run_case(table, kernel, problem, where, index))
-        found.append(one)
+        found.append(_measure_kernel(args, table, name, device))
     _show_progress("")
     return f"{device.platform} {device.architecture or 'unknown'} {device.name}".strip(), found
+
+
+def _measure_kernel(args: Namespace, table: Table, name: str, device: Device) -> Conformance:
+    """Run the cases of one kernel until its time is over; what was not begun by then is counted."""
+    from kerneltable.run.conformance import run_case
+    from kerneltable.run.conformance_cases import plan_cases
+
+    kernel, where = table.kernels[name], TORCH_DEVICES.get(device.platform, "cpu")
+    largest = args.max_elements or (ELEMENTS_ON_CPU if where == "cpu" else ELEMENTS_ON_GPU)
+    problems, one = plan_cases(table, kernel, device, shapes=args.shapes, max_elements=largest)
+    runs: list[Callable[[], Case]] = [
+        partial(run_case, table, kernel, problem, where, i) for i, problem in enumerate(problems)
+    ]
+    if args.large == "only":
+        runs.clear()
+        one.skipped.clear()
+    runs += _large(args, table, name, device, one)
+    end = time.monotonic() + args.seconds
+    for index, run in enumerate(runs):
+        if time.monotonic() > end:
+            one.skipped[f"not begun within {args.seconds:g} s"] += len(runs) - index
+            break
+        _show_progress(f"{name} {index + 1}/{len(runs)}")
+        one.cases.append(run())
+    return one
+
+
+def _large(args: Namespace, table: Table, name: str, device: Device, one: Conformance) -> Iterator[Callable[[], Case]]:
+    """The cases beyond 2^31 elements that were asked for and have room; the others are counted with the reason."""
+    from kerneltable.run.conformance_cases import plan_large
+
+    where = TORCH_DEVICES.get(device.platform, "cpu")
+    if args.large == "no" or one.refused:
+        return
+    import torch
+
+    from kerneltable.run import conformance_large as large
+
+    kernel = table.kernels[name]
+    for index, problem in enumerate(plan_large(table, kernel, device, one, large.SHAPES)):
+        free = 0 if where == "cpu" else large.free_memory(torch.device(where))
+        lack = "beyond 2^31 elements: a CPU runs none" if where == "cpu" else large.lack_of_memory(problem, free)
+        if lack is None:
+            yield partial(large.run_large, table, kernel, problem, where, index)
+        else:
+            one.skipped[lack] += 1
 
 
 def _show_progress(text: str) -> None:

@@ -26,7 +26,7 @@ def answer(folders: Sequence[tuple[str, Path]], skipped: Sequence[str], table: T
     answers: list[dict[str, Any]] = []
     for label, folder in folders:
         with _quiet_transformers():
-            model = load(folder, table, args.device, kernel=args.force)
+            model = load(folder, table, args.device, kernel=args.force, verify=args.verify)
             found = generate(model, folder, args.generate, args.tokens)
         where = str(model.device)
         answers.append(as_json(label, where, found))

@@ -74,6 +74,11 @@ def add_question(parser: ArgumentParser) -> None:
     forced.add_argument("--require", metavar="KERNEL", help="this kernel or none")
     forced.add_argument("--prefer", metavar="KERNEL", help="this kernel first, then the route")
     forced.add_argument("--disable", metavar="KERNEL", action="append", default=[], help="not this kernel; repeatable")
+    forced.add_argument("--weight-copies", metavar="COUNT", type=size, help="packed copies of the weights")
+    forced.add_argument(
+        "--batch-invariant", action="store_true", help="only kernels whose rows are independent; one for every m"
+    )
+    forced.add_argument("--deterministic", action="store_true", help="only kernels that repeat every bit")
 
 
 def _add_device(parser: ArgumentParser) -> None:
@@ -144,9 +149,12 @@ def problem_of(args: Namespace) -> Problem:
 
 
 def forced_layer(args: Namespace, platform: str) -> str | None:
-    """The override text of --require, --prefer and --disable for the question's route, or None without them."""
+    """The override text of --require and the options beside it for the question's route, or None without them."""
     verbs = (("require", args.require), ("prefer", args.prefer))
-    choice = {verb: kernel for verb, kernel in verbs if kernel is not None}
+    choice: dict[str, object] = {verb: kernel for verb, kernel in verbs if kernel is not None}
+    plans = {name: True for name in ("batch_invariant", "deterministic") if getattr(args, name)}
+    plans |= {} if args.weight_copies is None else {"weight_copies": args.weight_copies}
+    choice |= {"plans": plans} if plans else {}
     if not (choice or args.disable):
         return None
     layer: dict[str, object] = {"override": 1}

@@ -42,6 +42,16 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--force", metavar="KERNEL", help="take this kernel for each layer; an error where it refuses")
     parser.add_argument("--generate", metavar="TEXT", help="load the whole model (with transformers) and continue TEXT")
     parser.add_argument("--tokens", type=_tokens, default=64, metavar="N", help="tokens to generate (default 64)")
+    parser.add_argument(
+        "--quarantine",
+        metavar="FOLDER",
+        help="leave alone kernels that lost a device or hung before, and remember those that do now",
+    )
+    parser.add_argument(
+        "--verify",
+        choices=("first", "always", "never"),
+        help="calls of --generate to hold against the reference (default first)",
+    )
     add_layers(parser)
     add_format(parser)
 
@@ -55,6 +65,11 @@ def run(args: argparse.Namespace) -> int:
             "kerneltable run: wanted MODEL_DIR or --sample KIND, one of them; see kerneltable run --help"
         )
     table = table_of(args)
+    if args.quarantine is not None:
+        from kerneltable.run.ledger import shared_ledger
+        from kerneltable.run.quarantine import Quarantine
+
+        shared_ledger().keep(Quarantine(args.quarantine))
     if args.generate is not None:
         from kerneltable.cli.generation import answer
 
@@ -84,6 +99,8 @@ def as_json(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Seq
             "failed": len(failed),
             "worst_error_over_bound": _finite(worst),
             "kernels": _counts(measured),
+            "weight_bytes": sum(layer.weight_bytes for layer in measured),
+            "packed_bytes": sum(layer.packed_bytes for layer in measured),
             "device": to_facts(measured[0].selection.device) if measured else None,
             "refused": refusal_lines(measured),
             "skipped": list(skipped),
@@ -110,6 +127,14 @@ def refusal_lines(measured: Sequence[Measured]) -> list[str]:
     return lines
 
 
+def memory_line(measured: Sequence[Measured]) -> str:
+    """What the layers keep in memory: the tensors of the checkpoint, and what their kernels packed beside them."""
+    from kerneltable.select.terms import size_text
+
+    given, packed = (sum(getattr(layer, name) for layer in measured) for name in ("weight_bytes", "packed_bytes"))
+    return f"memory: weights and scales {size_text(given)} as in the checkpoint, {size_text(packed)} packed beside them"
+
+
 def _layer_json(layer: Measured) -> dict[str, Any]:
     return {
         "checkpoint": layer.checkpoint,
@@ -120,6 +145,8 @@ def _layer_json(layer: Measured) -> dict[str, Any]:
         "kernel": layer.kernel,
         "error_over_bound": _finite(layer.error_over_bound),
         "microseconds": round(layer.microseconds, 2),
+        "weight_bytes": layer.weight_bytes,
+        "packed_bytes": layer.packed_bytes,
     }
 
 
@@ -234,7 +261,7 @@ def _summary(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Se
     device = measured[0].selection.device if measured else None
     where = "" if device is None else f" on {device.name or device.platform} ({device.platform} {device.architecture})"
     ran = f"{within} of {len(measured) + len(failed)} layers ran within their bound{where}"
-    lines = [f"{ran}; worst error/bound {worst:.3f}", f"kernels: {kernels}"]
+    lines = [f"{ran}; worst error/bound {worst:.3f}", f"kernels: {kernels}", memory_line(measured)]
     refused = [f"  {line}" for line in refusal_lines(measured)]
     lines += ["refused:", *refused] if refused else ["refused: nothing; each layer got the first kernel of its route"]
     lines += [f"failed: {f.checkpoint} {f.name}: {f.reason}" for f in failed]

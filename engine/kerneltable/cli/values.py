@@ -75,6 +75,7 @@ def _platform(table: Table, platform: Platform) -> Iterator[Value]:
             "features": ", ".join(sorted(chip.features)),
             "shared_memory_kib": chip.shared_memory_kib,
             "fp8": chip.fp8,
+            "target": chip.target,
         }
         for name, fact in facts.items():
             if fact not in (None, ""):
@@ -134,6 +135,17 @@ def _route(route: Route) -> Iterator[Value]:
     for place, step in enumerate(route.steps):
         yield (*top, str(place)), step.kernel, step.mark
         yield from _predicates(step.when, (*top, str(place), "when"))
+    yield from _terms(route)
+
+
+def _terms(route: Route) -> Iterator[Value]:
+    """What the plans of a route keep to, as far as somebody said so."""
+    top = ("routes", route.scheme, route.platform, "plans")
+    terms = route.terms
+    if terms.mark is not None:
+        yield (*top, "weight_copies"), str(terms.weight_copies), terms.mark
+    for demand in terms.demands:
+        yield (*top, demand.name), "true", demand.mark
 
 
 def _denial(place: int, denial: Denial) -> Iterator[Value]:

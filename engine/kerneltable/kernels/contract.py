@@ -13,7 +13,12 @@ class BoundKernel(Protocol):
 
     The constructor packs: it takes the completed Problem (no None among the quantization details; m may be None) and,
     by keyword, the tensors that its row lists under `parameters`; an optional one that the layer lacks is None.
-    It never changes the tensors it is given.
+    It never changes the tensors it is given. One with device code of csrc/cuda takes `chip` too, which no row lists:
+    ops.cuda_chip.CudaChip, what the table says of the device, or None where the table describes no such chip.
+
+    Kernels of one layout share a copy of the weights: one that packs keeps what it packed (a tensor, or a tuple of
+    them) as its attribute `packed`, and takes `packed=None`, which no row lists either: that of another kernel of the
+    layout, for the same tensors. What depends on more than them, such as the input's type, does not belong there.
 
         def __init__(self, problem, *, weight, weight_scale, input_scale=None): ...
 

@@ -17,6 +17,7 @@ from kerneltable.ops.torch_fp8 import widen_scale
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
+    from kerneltable.ops.cuda_chip import CudaChip
 
 ROWS_MULTIPLE = 4
 """The kernel reads scales through TMA, whose strides are multiples of 16 bytes."""
@@ -25,7 +26,9 @@ ROWS_MULTIPLE = 4
 class Kernel:
     """A bound layer: the weight as in the checkpoint, its scales widened to f32 once."""
 
-    def __init__(self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor) -> None:
+    def __init__(
+        self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor, chip: CudaChip | None = None
+    ) -> None:
         """Pack: weight [n, k] e4m3, weight_scale [ceil(n / 128), k / 128] f32, bf16 or e8m0.
 
         errors   KernelUnavailable when flashinfer cannot be imported or has no such function
@@ -33,7 +36,7 @@ class Kernel:
         self._gemm = library_function("flashinfer.gemm", "fp8_blockscale_gemm_sm90", "flashinfer-python")
         self._weight = weight.contiguous()
         self._scale = widen_scale(weight_scale).contiguous()
-        self._quantize = input_quantizer(problem, weight.device)
+        self._quantize = input_quantizer(problem, weight.device, chip=chip)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x [m, k] -> codes [m, k] e4m3 and scales [m, k / 128] f32 with strides 1 and m rounded up to 4."""

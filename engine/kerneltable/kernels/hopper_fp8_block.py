@@ -2,61 +2,122 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from kerneltable.errors import KernelUnavailable
 from kerneltable.ops import hopper_fp8_block as op
-from kerneltable.ops.cuda_quantize import quantize_block_by_column, quantizer
+from kerneltable.ops.cuda_chip import CudaChip, needed
+from kerneltable.ops.cuda_launch import TensorMap
+from kerneltable.ops.cuda_memory import give_back, take
+from kerneltable.ops.cuda_quantize import prepare, quantize_block_by_column, quantizer
+from kerneltable.ops.cuda_vectors import Launch
+from kerneltable.ops.hopper import ceil_div, map_of, output_of, settle
+from kerneltable.ops.hopper_fp8_choice import DEPTH, Stream, Tiled
 from kerneltable.ops.torch_fp8 import widen_scale
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
 
-ROWS = (1, 16, 32, 64, 128)
-"""One m of each band that has an instance of its own; they are compiled when a layer is packed, not at a first call."""
+ROWS = (1, 16, 32, 64, 128, 256, 1024, 4096)
+"""What these m ask for is compiled when a layer is packed; another m may ask for a tile that is compiled then."""
+
+MOST_ROWS = 4096
+"""Different m that a layer remembers at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What calls with one number of rows need: two launches, the map of the weight, the memory between them."""
+
+    quantize: Launch
+    product: op.Launch
+    weight: TensorMap
+    scratch: op.Scratch
 
 
 class Kernel:
     """A bound layer: the weight as in the checkpoint, its scales widened to f32 once."""
 
-    def __init__(self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        weight: torch.Tensor,
+        weight_scale: torch.Tensor,
+        chip: CudaChip | None,
+        choice: Tiled | None = None,
+    ) -> None:
         """Keep the layer and compile what it will launch.
 
         weight        [n, k] e4m3
         weight_scale  [ceil(n / 128), ceil(k / 128)] f32, bf16, e8m0 or uint8 holding e8m0
+        chip          what the table says of the device
+        choice        the instance for every m; None: the one that is fastest for each
         errors        KernelUnavailable without a CUDA device, NVRTC or cuda-bindings
         """
-        if weight.device.type != "cuda":
-            raise KernelUnavailable(f"hopper_fp8_block: needs a CUDA device; the weight is on {weight.device}")
+        self.choice = choice
+        self.chip = needed(chip, "hopper_fp8_block", weight.device)
         self.problem = problem
         self.weight = weight.contiguous()
         self.weight_scale = widen_scale(weight_scale).contiguous()
-        self.multiprocessors = torch.cuda.get_device_properties(weight.device).multi_processor_count
-        index = weight.device.index or 0
-        quantizer(problem.input, index)
-        rows = ROWS if problem.m is None else (problem.m,)
-        for m in (*rows, *((4096,) if problem.m is None else ())):
-            op.load(op.variant(m, problem.n, problem.k, self.multiprocessors), problem.output, index)
+        self._scale_address = self.weight_scale.data_ptr()
+        self._empty = output_of(0, problem.n, problem.output, weight.device)
+        self._blocks = ceil_div(problem.k, DEPTH)
+        self._calls: dict[int, Call] = {}
+        quantizer(problem.input, self.chip, weight.device.index or 0, problem.k)
+        for m in ROWS if problem.m is None else (problem.m,):
+            self._call(m)
+        settle(weight.device)
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
-        return self.product(self.quantize(x), bias)
+        address = x.data_ptr()
+        if address % 16 or not x.is_contiguous():
+            return self.product(self.quantize(x), bias)
+        added = None if bias is None else bias.to(torch.float32).contiguous()
+        m, n, k = x.shape[0], self.problem.n, self.problem.k
+        call = self._calls.get(m) or self._call(m)
+        first, second, scratch = call.quantize, call.product, call.scratch
+        out = self._empty.new_empty(m, n)
+        memory = take(scratch.bytes, first.function)
+        try:
+            codes, parts = (address, memory, memory + scratch.scales), (memory + scratch.parts, memory + scratch.flags)
+            first.function(first.grid, first.block, (*codes, m, m, k, k, 1, scratch.padded, parts[1], second.flags))
+            addresses = (self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
+            of_codes, of_scales = scratch.maps(memory)
+            op.start(second, (of_codes, call.weight, of_scales), addresses, (m, n, self._blocks), parts=parts)
+        finally:
+            give_back(memory)
+        return out
 
-    def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first stage: x [m, k] to codes [m, k] e4m3 and scales [ceil(k / 128), m padded to 4] f32."""
-        return quantize_block_by_column(x)
+    def _call(self, m: int) -> Call:
+        """What calls with m rows need, kept."""
+        problem, index = self.problem, self.weight.device.index or 0
+        launch = op.prepare(m, problem.n, problem.k, problem.output, self.chip, index, self.choice)
+        first = prepare(m, problem.k, problem.input, self.chip, index)
+        scratch = op.scratch(m, problem.k, launch)
+        if len(self._calls) >= MOST_ROWS:
+            self._calls.clear()
+        found = self._calls[m] = Call(first, launch, map_of(self.weight, "u8", launch.weight), scratch)
+        return found
+
+    def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The first stage: x [m, k] to codes [m, k] e4m3, scales [ceil(k / 128), m padded to 4] f32 and flags that one
+        product at a time may use."""
+        flags = torch.empty(op.most_flags(self.chip), dtype=torch.int32, device=x.device)
+        return (*quantize_block_by_column(x, self.chip, flags), flags)
 
     def product(
         self,
-        quantized: tuple[torch.Tensor, torch.Tensor],
+        quantized: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         bias: torch.Tensor | None = None,
-        choice: op.Stream | op.Tiled | None = None,
+        choice: Stream | Tiled | None = None,
     ) -> torch.Tensor:
-        """The second stage: what `quantize` gave, times the weight; choice None lets the op choose."""
-        codes, scales = quantized
-        added = None if bias is None else bias.to(torch.float32).contiguous()
+        """The second stage: what `quantize` gave, times the weight; choice None: the layer's own."""
+        codes, scales, flags = quantized
+        weight, added = (self.weight, self.weight_scale), None if bias is None else bias.to(torch.float32).contiguous()
         return op.product(
-            codes, scales, self.weight, self.weight_scale, added, self.problem.output, self.multiprocessors, choice
+            codes, scales, flags, *weight, added, self.problem.output, self.chip, choice=choice or self.choice
         )

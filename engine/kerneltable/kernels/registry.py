@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 GROUP = "kerneltable.kernels"
 PACKAGE = "kerneltable.kernels"
+CHIP = "chip"
+"""A constructor parameter that is no tensor of the layer: what the table says of the device."""
+
+PACKED = "packed"
+"""Another one: the attribute `packed` of a kernel of the same layout that packed the same layer, or None."""
+
 NOT_KERNELS = frozenset({"__init__", "contract", "registry"})
 
 
@@ -30,8 +36,9 @@ def ids() -> tuple[str, ...]:
 
 
 def signatures() -> dict[str, Mapping[str, bool]]:
-    """Each kernel's constructor parameters (after self and problem): name -> True when it is required.
+    """Each kernel's constructor parameters: name -> True when it is required.
 
+    returns   without self, the problem, and what no row lists: `chip` and `packed`
     errors    KernelTableError when a kernel's source or its `class Kernel` cannot be found or read
     """
     found: dict[str, Mapping[str, bool]] = {name: _signature(text, name) for name, text in _shipped().items()}
@@ -141,6 +148,6 @@ def _signature(source: str, kernel: str, class_name: str = "Kernel") -> Mapping[
     required = len(positional) - len(takes.defaults)
     found = {name.arg: place < required for place, name in enumerate(positional)}
     found |= {name.arg: default is None for name, default in zip(takes.kwonlyargs, takes.kw_defaults, strict=True)}
-    for leading in positional[:2]:  # self and problem
-        found.pop(leading.arg)
+    for name in (*(leading.arg for leading in positional[:2]), CHIP, PACKED):  # self and problem
+        found.pop(name, None)
     return found

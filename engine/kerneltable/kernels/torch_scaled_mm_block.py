@@ -10,26 +10,29 @@ from kerneltable.formats import FORMATS
 from kerneltable.ops.input_quantizer import input_quantizer
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.torch_matmul import finish
-from kerneltable.ops.torch_scaled_mm import block_product, pack_block_scale, pad_rows
+from kerneltable.ops.torch_scaled_mm import block_product, pack_block_scale
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
+    from kerneltable.ops.cuda_chip import CudaChip
 
 
 class Kernel:
     """A bound layer: the weight as in the checkpoint, its scales padded to cuBLASLt's layout once."""
 
-    def __init__(self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor) -> None:
+    def __init__(
+        self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor, chip: CudaChip | None = None
+    ) -> None:
         """Pack: weight [n, k] e4m3, weight_scale [ceil(n / 128), k / 128] f32, bf16 or e8m0."""
         self.problem = problem
         self._weight = weight.contiguous()
         self._scale = pack_block_scale(widen_scale(weight_scale))
-        self._quantize = input_quantizer(problem, weight.device)
+        self._quantize = input_quantizer(problem, weight.device, chip=chip, by_column=True)
         self._output: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
         """x [m, k] -> codes [M, k] e4m3, scales [M, k / 128] f32 laid out by column, and m; M is m padded to 4."""
-        return (*pad_rows(*self._quantize(x)), x.shape[0])
+        return (*self._quantize(x), x.shape[0])
 
     def product(
         self, quantized: tuple[torch.Tensor, torch.Tensor, int], bias: torch.Tensor | None = None

@@ -7,27 +7,31 @@ from typing import TYPE_CHECKING
 import torch
 
 from kerneltable.formats import FORMATS
+from kerneltable.ops.input_quantizer import input_quantizer
 from kerneltable.ops.torch_matmul import finish
-from kerneltable.ops.torch_mx import quantize_mx
 from kerneltable.ops.torch_scaled_mm import mx_product, swizzle_mx_scale
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
+    from kerneltable.ops.cuda_chip import CudaChip
 
 
 class Kernel:
     """A bound layer: the weight as in the checkpoint, its scales in the order of the matrix units."""
 
-    def __init__(self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor) -> None:
+    def __init__(
+        self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor, chip: CudaChip | None = None
+    ) -> None:
         """Pack: weight [n, k] e4m3, weight_scale [n, k / 32] e8m0 or uint8 holding e8m0."""
         self.problem = problem
         self._weight = weight.contiguous()
+        self._quantize = input_quantizer(problem, weight.device, chip=chip)
         self._scale = swizzle_mx_scale(weight_scale)
         self._output: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x [m, k] -> codes [m, k] e4m3 and their swizzled e8m0 scales."""
-        codes, exponents = quantize_mx(x)
+        codes, exponents = self._quantize(x)
         return codes, swizzle_mx_scale(exponents)
 
     def product(self, quantized: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor | None = None) -> torch.Tensor:

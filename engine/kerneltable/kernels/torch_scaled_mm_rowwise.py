@@ -14,6 +14,7 @@ from kerneltable.ops.torch_scaled_mm import row_product, tensor_product
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
+    from kerneltable.ops.cuda_chip import CudaChip
 
 
 class Kernel:
@@ -27,12 +28,13 @@ class Kernel:
         weight_scale: torch.Tensor,
         input_scale: torch.Tensor | None = None,
         input_scale_ub: torch.Tensor | None = None,
+        chip: CudaChip | None = None,
     ) -> None:
         """Pack: weight [n, k] e4m3; weight_scale [] or [1], [n] or [n, 1]; input_scale, input_scale_ub [] or [1]."""
         self.problem = problem
         self._weight = weight.contiguous()
         self._scale = widen_scale(weight_scale).reshape(1, -1).expand(1, problem.n).contiguous()
-        self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub)
+        self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=chip)
         self._output: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
         self._one = torch.ones((), dtype=torch.float32, device=weight.device)
         self._direct = direct_dtypes(weight.device)
@@ -40,7 +42,9 @@ class Kernel:
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x [m, k] -> codes [m, k] e4m3 and scales [m, 1] f32."""
         codes, scales = self._quantize(x)
-        return codes, scales.reshape(-1, 1).expand(x.shape[0], 1).contiguous()
+        if scales.numel() == 1:  # one for all rows
+            scales = scales.reshape(1, 1).expand(x.shape[0], 1).contiguous()
+        return codes, scales
 
     def product(self, quantized: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor | None = None) -> torch.Tensor:
         """What quantize gave, and bias [n] or None -> [m, n] in the problem's output dtype, rounded once."""

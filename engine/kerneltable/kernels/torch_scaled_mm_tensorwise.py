@@ -14,6 +14,7 @@ from kerneltable.ops.torch_scaled_mm import tensor_product
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
+    from kerneltable.ops.cuda_chip import CudaChip
 
 
 class Kernel:
@@ -27,12 +28,13 @@ class Kernel:
         weight_scale: torch.Tensor,
         input_scale: torch.Tensor | None = None,
         input_scale_ub: torch.Tensor | None = None,
+        chip: CudaChip | None = None,
     ) -> None:
         """Pack: weight [n, k] e4m3; weight_scale, input_scale and input_scale_ub [] or [1]."""
         self.problem = problem
         self._weight = weight.contiguous()
         self._scale = widen_scale(weight_scale).reshape(())
-        self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub)
+        self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=chip)
         self._output: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from kerneltable.ops.torch_fp8 import widen_scale
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
+    from kerneltable.ops.cuda_chip import CudaChip
 
 
 class Kernel:
@@ -27,6 +28,7 @@ class Kernel:
         weight_scale: torch.Tensor,
         input_scale: torch.Tensor | None = None,
         input_scale_ub: torch.Tensor | None = None,
+        chip: CudaChip | None = None,
     ) -> None:
         """Pack: weight [n, k] e4m3; weight_scale [] or [1], [n] or [n, 1]; input_scale, input_scale_ub [] or [1].
 
@@ -35,7 +37,7 @@ class Kernel:
         self._op = vllm_cutlass.find_op()
         self._weight = weight.contiguous()
         self._scale = widen_scale(weight_scale).reshape(-1, 1).contiguous()
-        self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub)
+        self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=chip)
         self._output: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

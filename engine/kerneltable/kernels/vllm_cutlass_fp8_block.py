@@ -14,12 +14,15 @@ from kerneltable.ops.torch_fp8 import widen_scale
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
+    from kerneltable.ops.cuda_chip import CudaChip
 
 
 class Kernel:
     """A bound layer: the weight as in the checkpoint, its scales widened to f32, read as a [k / 128, n / 128] view."""
 
-    def __init__(self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor) -> None:
+    def __init__(
+        self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor, chip: CudaChip | None = None
+    ) -> None:
         """Pack: weight [n, k] e4m3, weight_scale [n / 128, k / 128] f32, bf16 or e8m0.
 
         errors   KernelUnavailable when no vLLM registers the op
@@ -27,7 +30,7 @@ class Kernel:
         self._op = vllm_cutlass.find_op()
         self._weight = weight.contiguous()
         self._scale = widen_scale(weight_scale).contiguous().t()
-        self._quantize = input_quantizer(problem, weight.device)
+        self._quantize = input_quantizer(problem, weight.device, chip=chip)
         self._output: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

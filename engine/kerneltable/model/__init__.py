@@ -9,13 +9,29 @@ from kerneltable.model.chips import Architecture, Device, Family, Platform
 from kerneltable.model.marks import Mark
 from kerneltable.model.predicates import Capability, MultipleOf, Needs, OneOf, Predicate, Range, Value
 from kerneltable.model.problems import Operand, Parameter, Problem, Scheme
-from kerneltable.model.rows import Choice, Denial, Kernel, Layer, Numerics, Route, RunsOn, Step, Table, Verified
+from kerneltable.model.rows import (
+    CHECKPOINT,
+    Choice,
+    Demand,
+    Denial,
+    Kernel,
+    Layer,
+    Numerics,
+    Route,
+    RunsOn,
+    Step,
+    Table,
+    Terms,
+    Verified,
+)
 
 __all__ = [
+    "CHECKPOINT",
     "Architecture",
     "Candidate",
     "Capability",
     "Choice",
+    "Demand",
     "Denial",
     "Device",
     "Family",
@@ -39,6 +55,7 @@ __all__ = [
     "Selection",
     "Step",
     "Table",
+    "Terms",
     "Value",
     "Verified",
 ]

@@ -16,7 +16,8 @@ class Architecture:
     """One chip architecture as the table describes it.
 
     capability is None where the vendor has no such number; shared memory is what one block may use, in KiB;
-    fp8 is the flavour of the chip's native FP8 ("fn" or "fnuz"), None without native FP8.
+    fp8 is the flavour of the chip's native FP8 ("fn" or "fnuz"), None without native FP8; target is what NVRTC compiles
+    device code for ("sm_90a"), None where this project has no CUDA code for the chip.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Architecture:
     shared_memory_kib: int | None
     fp8: str | None
     mark: Mark
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

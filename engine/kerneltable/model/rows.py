@@ -12,6 +12,9 @@ from kerneltable.model.marks import Mark
 from kerneltable.model.predicates import Predicate
 from kerneltable.model.problems import Scheme
 
+CHECKPOINT = "checkpoint"
+"""The layout of the checkpoint's own tensors: a layer keeps them anyway, so kernels of this layout cost no copy."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunsOn:
@@ -85,6 +88,34 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What a deployment demands of every kernel: the name of a truth of Numerics (batch_invariant, deterministic)."""
+
+    name: str
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the plans of a route keep to: `plans` of the table, changed by deployments, for all routes or for one.
+
+    weight_copies  packed copies of the weights that a layer may keep beside the checkpoint's own tensors, one a layout
+    mark           where that number was set; None: nowhere
+    """
+
+    weight_copies: int = 1
+    mark: Mark | None = None
+    demands: tuple[Demand, ...] = ()
+
+    @property
+    def one_kernel(self) -> Demand | None:
+        """The demand under which one kernel must serve every m: rows of a result are equal only within one kernel."""
+        if not self.demands:
+            return None
+        return next((demand for demand in self.demands if demand.name == "batch_invariant"), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """Kernels in order of preference for one scheme on one platform."""
 
@@ -94,6 +125,7 @@ class Route:
     require: Choice | None
     prefer: Choice | None
     mark: Mark
+    terms: Terms = Terms()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,10 @@ def fetch(recipe: Recipe, settings: CompileSettings, build: Build | None) -> Bin
     if build is None or not settings.compile:
         reason = "compiling is switched off" if not settings.compile else "there is no compiler"
         places = ", ".join(str(place) for place in (settings.home(), *settings.prefilled))
-        raise KernelUnavailable(f"{recipe.name} for {recipe.architecture}: {reason} and no binary of it is in {places}")
+        raise KernelUnavailable(
+            f"{recipe.name} for {recipe.architecture}: {reason} and no binary of it is in {places}; "
+            "`kerneltable build` makes them ahead of time"
+        )
     fault = folder_fault(settings.home())
     if fault is None:
         try:
@@ -70,7 +73,7 @@ def in_private_folder(recipe: Recipe, content: bytes) -> Binary:
         raise KernelUnavailable(f"{recipe.name}: no folder for compiled code can be written: {error}") from error
     if isinstance(found, str):
         raise KernelUnavailable(f"{recipe.name}: compiled code cannot be kept in {folder}: {found}")
-    return replace(found, temporary=True)
+    return replace(found, temporary=True, fresh=True)
 
 
 def _make(folder: Path, recipe: Recipe, settings: CompileSettings, build: Build) -> Binary:
@@ -82,7 +85,7 @@ def _make(folder: Path, recipe: Recipe, settings: CompileSettings, build: Build)
             sweep(folder, recipe)
         content = build()
         made = read(publish(folder, recipe, content), recipe)
-    return made if isinstance(made, Binary) else in_private_folder(recipe, content)
+    return replace(made, fresh=True) if isinstance(made, Binary) else in_private_folder(recipe, content)
 
 
 @contextmanager

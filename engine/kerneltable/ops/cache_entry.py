@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -57,11 +57,13 @@ class Binary:
     """A verified binary: its file, and its bytes as they were when verified.
 
     temporary   its folder is this process's own and may be removed once the binary is loaded
+    fresh       it was compiled just now, not found
     """
 
     path: Path
     content: bytes
     temporary: bool = False
+    fresh: bool = field(default=False, compare=False)
 
 
 def read(entry: Path, recipe: Recipe) -> Binary | str:

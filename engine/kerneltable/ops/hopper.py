@@ -1,45 +1,21 @@
-"""What the Hopper kernels of csrc/cuda share: instances compiled when first needed, tensor maps, launches."""
+"""What the Hopper kernels of csrc/cuda share on the host: tensor maps, codes of dtypes, outputs."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import torch
 
 from kerneltable.errors import KernelUnavailable
 from kerneltable.formats import FORMATS
-from kerneltable.ops.cuda_launch import Function, load_function
-from kerneltable.ops.nvrtc import compile_cubin
-from kerneltable.ops.settings import active
-from kerneltable.ops.sources import source
-
-TARGET = "sm_90a"
-"""wgmma and setmaxnreg exist under this target alone."""
-
-SHARED_BYTES = 227 * 1024
-"""What one block may use on SM90."""
+from kerneltable.ops.cuda_launch import TensorMap
 
 DTYPE_CODES = {"bf16": 0, "f16": 1, "f32": 2}
 """KT_IN and KT_OUT of the sources."""
 
 
-@lru_cache(maxsize=1024)
-def instance(
-    file: str, name: str, types: tuple[Any, ...], shared_bytes: int, device: int, defines: tuple[tuple[str, int], ...]
-) -> Function:
-    """One instance of a kernel on a device: compiled, or taken from the cache, and loaded.
-
-    file      below csrc, e.g. "cuda/hopper_fp8_block.cu"
-    defines   the compile-time numbers of the source, e.g. (("KT_COLUMNS", 64), ...)
-    errors    KernelUnavailable without NVRTC or cuda-bindings, or when compiling is forbidden and no binary is there
-    """
-    binary = compile_cubin(source(file), TARGET, active(), dict(defines))
-    return load_function(binary.content, name, types, shared_bytes, device)
-
-
 @lru_cache(maxsize=65536)
-def tensor_map(address: int, dtype: str, rows: int, columns: int, row_bytes: int, box: tuple[int, int]) -> Any:
+def tensor_map(address: int, dtype: str, rows: int, columns: int, row_bytes: int, box: tuple[int, int]) -> TensorMap:
     """A description of a row-major matrix for the copy engine, which fetches boxes of it.
 
     address    of the first element, a multiple of 16
@@ -47,6 +23,7 @@ def tensor_map(address: int, dtype: str, rows: int, columns: int, row_bytes: int
     row_bytes  from one row to the next, a multiple of 16
     box        rows and columns of one copy; what lies outside the matrix arrives as zeros
     returns    a CUtensorMap; it depends on the arguments alone, so the same memory used again costs a look-up
+    errors     KernelUnavailable with the driver's own name of the error
     source     CUDA driver API, cuTensorMapEncodeTiled
     """
     from cuda.bindings import driver
@@ -70,19 +47,25 @@ def tensor_map(address: int, dtype: str, rows: int, columns: int, row_bytes: int
         [driver.cuuint32_t(1), driver.cuuint32_t(1)],
         driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
         swizzles.CU_TENSOR_MAP_SWIZZLE_128B if swizzled else swizzles.CU_TENSOR_MAP_SWIZZLE_NONE,
-        driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+        driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
         driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )
     if int(status):
         where = f"{rows} x {columns} {dtype}, rows of {row_bytes} bytes, boxes {box}, address {address:#x}"
         raise KernelUnavailable(f"cuTensorMapEncodeTiled: {status.name} for {where}")
-    return found
+    return TensorMap(found.getPtr(), found)
 
 
-def map_of(matrix: torch.Tensor, dtype: str, box: tuple[int, int]) -> Any:
+def map_of(matrix: torch.Tensor, dtype: str, box: tuple[int, int]) -> TensorMap:
     """The tensor map of a matrix with contiguous columns."""
     rows, columns = matrix.shape
     return tensor_map(matrix.data_ptr(), dtype, rows, columns, matrix.stride(0) * matrix.element_size(), box)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until what was packed is in the device's memory: kernels that start early read it first, see cuda_launch."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def output_of(m: int, n: int, dtype: str, device: torch.device) -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 
 from kerneltable.errors import KernelUnavailable
 from kerneltable.ops.installed import library_function
+from kerneltable.ops.stream_locks import StreamLocks
 from kerneltable.ops.torch_fp8 import has_nan_codes
 
 GROUP = 128
@@ -27,7 +28,7 @@ class Packed:
     forward: Callable[..., torch.Tensor]
     config: Any
     tensors: Mapping[str, torch.Tensor]
-    locks: torch.Tensor
+    locks: StreamLocks
 
 
 def pack(weight: torch.Tensor, scale: torch.Tensor, granularity: str | None, dtype: torch.dtype) -> Packed:
@@ -64,8 +65,7 @@ def pack(weight: torch.Tensor, scale: torch.Tensor, granularity: str | None, dty
         )
     except (TypeError, AssertionError, ValueError) as error:
         raise KernelUnavailable(f"humming: does not take this layer: {error or type(error).__name__}") from error
-    locks = torch.zeros(LOCKS, dtype=torch.int32, device=weight.device)
-    return Packed(forward, config, tensors, locks)
+    return Packed(forward, config, tensors, StreamLocks(weight.device, LOCKS))
 
 
 def pack_scale(scale: torch.Tensor, granularity: str | None, n: int, dtype: torch.dtype) -> torch.Tensor:
@@ -85,4 +85,4 @@ def pack_scale(scale: torch.Tensor, granularity: str | None, n: int, dtype: torc
 
 def product(packed: Packed, x: torch.Tensor) -> torch.Tensor:
     """x [m, k] in the packed dtype, contiguous -> [m, n] in the same dtype."""
-    return packed.forward(packed.config, x, locks=packed.locks, **packed.tensors)
+    return packed.forward(packed.config, x, locks=packed.locks.now(), **packed.tensors)

@@ -14,6 +14,7 @@ import torch
 
 from kerneltable.errors import KernelUnavailable
 from kerneltable.ops.installed import argument_names, library_op
+from kerneltable.ops.stream_locks import StreamLocks
 from kerneltable.ops.torch_fp8 import has_nan_codes
 
 GEMM = ("_C::marlin_gemm", "_C::gptq_marlin_gemm")
@@ -35,14 +36,14 @@ class Packed:
 
     weight     int32 [k / 16, 4 n]
     scale      [1, n] (one group) or [k / 128, n], in the input's dtype, columns in Marlin's order
-    workspace  int32, zeros: the locks of the column blocks
+    locks      of the column blocks
     fixed      the arguments of the op that are the same at every call
     """
 
     op: Any
     weight: torch.Tensor
     scale: torch.Tensor
-    workspace: torch.Tensor
+    locks: StreamLocks
     fixed: dict[str, Any]
 
 
@@ -65,7 +66,7 @@ def pack(weight: torch.Tensor, scale: torch.Tensor, granularity: str | None, dty
     given["perm"] = torch.empty(0, dtype=torch.int32, device=weight.device)
     packed = repack(**{name: value for name, value in given.items() if name in argument_names(repack)})
     fixed = _fixed_arguments(op, n, k)
-    return Packed(op, packed, pack_scale(scale, granularity, n, dtype), _workspace(weight.device), fixed)
+    return Packed(op, packed, pack_scale(scale, granularity, n, dtype), _locks(weight.device), fixed)
 
 
 def pack_scale(scale: torch.Tensor, granularity: str | None, n: int, dtype: torch.dtype) -> torch.Tensor:
@@ -98,7 +99,7 @@ def product(packed: Packed, x: torch.Tensor) -> torch.Tensor:
         a=x,
         b_q_weight=packed.weight,
         b_scales=packed.scale,
-        workspace=packed.workspace,
+        workspace=packed.locks.now(),
         size_m=x.shape[0],
         **packed.fixed,
     )
@@ -132,6 +133,6 @@ def _fixed_arguments(op: Any, n: int, k: int) -> dict[str, Any]:
     return fixed
 
 
-def _workspace(device: torch.device) -> torch.Tensor:
+def _locks(device: torch.device) -> StreamLocks:
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return torch.zeros(processors, dtype=torch.int32, device=device)
+    return StreamLocks(device, processors)

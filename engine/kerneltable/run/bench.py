@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from kerneltable.errors import KernelTableError
 from kerneltable.formats import FORMATS
 from kerneltable.model import Device, Kernel, Problem, Table
 from kerneltable.run.clock import Spread, copies_of, microseconds
+from kerneltable.run.faults import reason_of
 from kerneltable.run.layer_data import LayerData, random_layer
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
 from kerneltable.run.packing import construct
@@ -36,6 +36,8 @@ class Timing:
 
     call      a whole call of the bound kernel, its input quantizer included
     product   the product alone, quantized inputs given; None for a kernel without that stage
+    quantizer the input quantizer alone; None for a kernel without that stage
+    fp8       it multiplies e4m3 with e4m3, so that the ceiling is the product rate of that type
     chosen    the table takes this kernel for this m
     fault     why there is no time: a refusal, or what the kernel raised; else ""
     """
@@ -49,6 +51,8 @@ class Timing:
     error_over_bound: float
     chosen: bool
     fault: str = ""
+    quantizer: Spread | None = None
+    fp8: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,17 @@ def kernels_of(table: Table, device: Device, problem: Problem, only: tuple[str, 
     return [name for name in fits if not _device_refusals(table, name, device, problem)]
 
 
+def left_out(table: Table, device: Device, problem: Problem, names: Collection[str]) -> dict[str, str]:
+    """The other kernels of the scheme's route that no m brings here, and the first reason of each, in order."""
+    route = table.routes.get((problem.scheme, device.platform))
+    found = {}
+    for name in dict.fromkeys(step.kernel for step in route.steps) if route else ():
+        reasons = _device_refusals(table, name, device, problem)
+        if name not in names:
+            found[name] = reasons[0] if reasons else f"kind {table.kernels[name].kind}; ask for it with --kernel {name}"
+    return found
+
+
 def _device_refusals(table: Table, name: str, device: Device, problem: Problem) -> list[str]:
     refused = refusals(table, name, device, problem)
     return [str(r) for r in refused if r.predicate.startswith(("runs_on", "needs"))]
@@ -93,8 +108,6 @@ def bench_size(
 
 
 def _sized(problem: Problem, n: int, k: int) -> Problem:
-    from dataclasses import replace
-
     return replace(problem, n=n, k=k, m=None)
 
 
@@ -114,30 +127,35 @@ def _bench_kernel(
     fault = ""
     try:
         bound = [construct(bench.table, row.id, problem, layer.tensors) for layer in layers]
-    except KernelTableError as error:
-        fault = str(error)
+    except Exception as error:  # a library that is broken here is left out, and the others are still timed
+        fault = reason_of(error)
     for m in rows:
         seen(f"{row.id} {problem.n} x {problem.k} m={m}")
         chosen = select(bench.table, bench.device, problem.at(m)).kernel == row.id
         refused = refusals(bench.table, row.id, bench.device, problem.at(m))
-        reason = fault or "; ".join(str(r) for r in refused)
-        if reason:
-            yield Timing(row.id, problem.n, problem.k, m, None, None, math.nan, chosen, reason)
+        nothing = Timing(row.id, problem.n, problem.k, m, None, None, math.nan, chosen)
+        if fault or refused:
+            yield replace(nothing, fault=fault or "; ".join(str(r) for r in refused))
             continue
-        inputs = [_input(problem, m, bench.where, seed) for seed in range(len(bound))]
-        call = microseconds([_bind(kernel, x, None) for kernel, x in zip(bound, inputs, strict=True)], bench.where)
-        product = _product_time(bound, inputs, bench.where)
-        ratio = _error(bench, problem, row, bound[0](inputs[0], None), layers[0], inputs[0])
-        yield Timing(row.id, problem.n, problem.k, m, call, product, ratio, chosen)
+        try:
+            yield _timed(bench, problem, row, nothing, bound, layers[0])
+        except Exception as error:
+            yield replace(nothing, fault=reason_of(error))
 
 
-def _product_time(bound: list[Any], inputs: list[torch.Tensor], where: torch.device) -> Spread | None:
-    """The second stage alone, for kernels that quantize their input in a first one."""
-    if not all(hasattr(bound[0], stage) for stage in ("quantize", "product")):
-        return None
-    given = [kernel.quantize(x) for kernel, x in zip(bound, inputs, strict=True)]
-    products = [_bind(kernel.product, quantized) for kernel, quantized in zip(bound, given, strict=True)]
-    return microseconds(products, where)
+def _timed(bench: Bench, problem: Problem, row: Kernel, timing: Timing, bound: list[Any], layer: LayerData) -> Timing:
+    """Time a kernel at one size, its stages apart where it has two, and hold its result against the reference."""
+    where = bench.where
+    inputs = [_input(problem, timing.m, where, seed) for seed in range(len(bound))]
+    call = microseconds([_bind(kernel, x, None) for kernel, x in zip(bound, inputs, strict=True)], where)
+    quantizer = product = None
+    if all(hasattr(bound[0], stage) for stage in ("quantize", "product")):
+        quantizer = microseconds([_bind(kernel.quantize, x) for kernel, x in zip(bound, inputs, strict=True)], where)
+        given = [kernel.quantize(x) for kernel, x in zip(bound, inputs, strict=True)]
+        product = microseconds([_bind(kernel.product, x) for kernel, x in zip(bound, given, strict=True)], where)
+    ratio = _error(bench, problem, row, bound[0](inputs[0], None), layer, inputs[0])
+    fp8 = row.kind == "native" and quantizes_input(problem, row.kind)
+    return replace(timing, call=call, product=product, error_over_bound=ratio, quantizer=quantizer, fp8=fp8)
 
 
 def _bind(call: Callable[..., object], *arguments: object) -> Callable[[], object]:
@@ -172,9 +190,14 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def bytes_moved(timing: Timing, problem: Problem) -> int:
-    """The fewest bytes of a product: the weight's codes, the input and the output once each."""
-    size = 1 if timing.product else FORMATS[problem.input].bits // 8
-    return timing.n * timing.k + timing.m * timing.k * size + timing.m * timing.n * FORMATS[problem.output].bits // 8
+    """The fewest bytes of a product: the weight (its codes, for the peer its numbers), input and output once each."""
+    wide = FORMATS[problem.input].bits // 8
+    size, weight = 1 if timing.product else wide, wide if timing.kernel == PEER else 1
+    return (
+        timing.n * timing.k * weight
+        + timing.m * timing.k * size
+        + timing.m * timing.n * FORMATS[problem.output].bits // 8
+    )
 
 
 def operations(timing: Timing) -> int:

@@ -13,14 +13,17 @@ from torch import Tensor
 from kerneltable.errors import CaptureError, KernelInputError
 from kerneltable.formats import FORMATS
 from kerneltable.model import Device, Problem, Selection, Table
+from kerneltable.ops.input_quantizer import source_of
 from kerneltable.ops.torch_op import register
 from kerneltable.run.checkpoint_tensors import HANDLE, CheckpointTensors
 from kerneltable.run.layer import INPUT_FORMATS, Declared, Layer
+from kerneltable.run.packing import held_bytes
 from kerneltable.run.place import Run, check_place, device_for, forked_away, on_device
 from kerneltable.run.plan import Plan, bind, choose
 from kerneltable.run.watch import is_capturing
 from kerneltable.select import complete, explain
 from kerneltable.select.problems import scheme_of
+from kerneltable.select.terms import size_text
 
 if TYPE_CHECKING:
     from typing import Self
@@ -120,15 +123,32 @@ class BoundLayer(CheckpointTensors):
         """
         return self._bind(torch_dtype(self._problem.input)).plan.id_for(m)
 
+    def input_quantizer_for(self, m: int) -> str | None:
+        """Whose code quantizes m rows of the declared input dtype: "cuda" (csrc), "triton" or "torch".
+
+        returns  None where the kernel does that itself, or leaves x as it is
+        errors   those of kernel_for
+        """
+        kernel = self._bind(torch_dtype(self._problem.input)).plan.kernel_for(m)
+        quantizer = getattr(kernel, "_quantize", None)
+        return None if quantizer is None else source_of(quantizer)
+
     def explain(self, m: int | None = None, *, verbose: bool = False) -> str:
-        """The choice as text: the winner and why it is placed where it is, then what refused the others.
+        """The choice as text: the winner and why it is placed where it is, what refused the others, bands, memory.
 
         verbose   every refusal of every candidate instead of the first; the same as `kerneltable explain -v`
         """
         selection = (
             self.selection if m is None else choose(self.table, self._placed(), self._problem.at(m), self._force)
         )
-        return "\n".join(explain.text(self.table, selection, verbose=verbose))
+        lines = explain.text(self.table, selection, verbose=verbose)
+        lines += [f"  packed   {kernel}: {size_text(size)}" for kernel, size in self.memory().items() if size]
+        return "\n".join(lines)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that each kernel packed so far holds beside the layer's own tensors; a shared copy counts once."""
+        bound = (one for ready in tuple(self._ready.values()) for one in ready.plan.bound())
+        return held_bytes([(one.kernel, one.call) for one in bound], self.tensors())
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
@@ -199,7 +219,11 @@ class BoundLayer(CheckpointTensors):
     def _packed(self, dtype: torch.dtype, table: Table, device: Device) -> Ready:
         """A plan for a dtype of x with the tensors of now, by a table, for a device."""
         tensors, place = self.tensors(), self.weight.device
-        plan = bind(table, device, self._problem_for(dtype), tensors, self._force)
+        others = (ready for ready in tuple(self._ready.values()) if ready.plan.table is table)
+        alike = (one.plan.packed for one in others if all(tensors.get(name) is packed for name, packed in one.pins))
+        packed = next(alike, None)
+        problem, verify = self._problem_for(dtype), self.declared.verify
+        plan = bind(table, device, problem, tensors, self._force, verify=verify, packed=packed)
         run = on_device(plan, place)
         if place.type == "cuda":
             run = register().kept_through_captures(run, getattr(self, HANDLE), self._captured, is_capturing)

@@ -104,7 +104,7 @@ def quant_linear(
     tensors  by their names in the checkpoint, bias among them if there is one
     device   None: that of the tensors
     options  input (None: bf16), output (None: that of the input), kernel (None: the table decides),
-             model (None: unknown)
+             model (None: unknown), verify (None: as the ledger says)
     errors   LayerError, NoKernelError
     """
     if form.weight_granularity == "block":
@@ -120,6 +120,7 @@ def quant_linear(
         weight_block=form.weight_block,
         input_granularity=form.input_granularity,
         input_scaling=form.input_scaling,
+        verify=options.get("verify"),
         kernel=options["kernel"],
         name=name,
         model=options.get("model"),
@@ -136,6 +137,7 @@ def load_linears(
     kernel: str | None = None,
     strict: bool = True,
     model: str | None = None,
+    verify: str | None = None,
 ) -> Checkpoint:
     """Find the quantized linears of a Hugging Face FP8, compressed-tensors or ModelOpt checkpoint.
 
@@ -145,6 +147,7 @@ def load_linears(
     output     dtype of results; None: that of x
     kernel     a kernel that every layer must take
     model      the checkpoint's name, for errata of some models; None: the config's `_name_or_path`, else the folder's
+    verify     which calls of the layers are held against the reference, as in QuantLinear.from_tensors
     strict     False: layers that no scheme covers are listed in `refused` instead of being an error
     errors     CheckpointError naming file or layer, format and what is missing
     """
@@ -158,7 +161,7 @@ def load_linears(
         raise CheckpointError(f"{folder}: no quantized linear found; {len(contents.left_alone)} layers are left alone")
     named = config.get("_name_or_path")
     known = model or (named if isinstance(named, str) and named else folder.resolve().name)
-    options = {"input": input or _dtype(config), "output": output, "kernel": kernel, "model": known}
+    options = {"input": input or _dtype(config), "output": output, "kernel": kernel, "model": known, "verify": verify}
     return Checkpoint(folder, contents, table, present_device(device, table), options)
 
 

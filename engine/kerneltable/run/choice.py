@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 
 from kerneltable.errors import NoKernelError
-from kerneltable.model import Candidate, Device, Predicate, Problem, Route, Selection, Table
+from kerneltable.model import Candidate, Device, Problem, Selection, Table
 from kerneltable.run.ledger import named, say
 from kerneltable.select import complete, refusals, select
+from kerneltable.select.bands import Rows, rows_of
 
 FASTER = ("native", "weight_only")
 SLOW = ("emulation", "reference")
@@ -51,14 +53,46 @@ def required_kernel(table: Table, device: Device, scheme: str, force: str | None
 
 def looks_at_rows(table: Table, device: Device, scheme: str) -> bool:
     """True when the choice for this scheme on this platform can change with m."""
-    route = table.routes.get((scheme, device.platform))
-    if route is None:
-        return False
-    kernels = _kernels_of(route)
-    groups: list[tuple[Predicate, ...]] = [step.when for step in route.steps]
-    groups += [table.kernels[kernel].accepts for kernel in kernels]
-    groups += [denial.predicates for denial in table.denials if denial.kernel in kernels]
-    return any("m" in predicate.key.split(".") for group in groups for predicate in group)
+    return rows_of(table, device, scheme) is not None
+
+
+@dataclass(slots=True)
+class Choices:
+    """The selections of one layer, one for each band of m that its route tells apart; a band is asked for once.
+
+    unknown  the selection for an unknown m, and for every m when the route does not look at m, or `force` is given
+    """
+
+    table: Table
+    device: Device
+    unknown: Selection
+    force: str | None = None
+    rows: Rows | None = field(init=False)
+    _orders: dict[Hashable, tuple[str, ...]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rows = None if self.force else rows_of(self.table, self.device, self.unknown.problem.scheme)
+
+    @property
+    def one_kernel(self) -> bool:
+        """Whether a deployment demands rows that do not depend on the others, so that one kernel serves every m."""
+        problem = self.unknown.problem
+        route = self.table.routes.get((problem.scheme, self.device.platform))
+        return route is not None and route.terms.one_kernel is not None
+
+    def order(self, m: int | None) -> tuple[str, ...]:
+        """The kernels for m rows (None: unknown), the chosen one first: a bisection of the bands, and one look-up."""
+        place = None if m is None or self.rows is None else self.rows.place(m)
+        known = self._orders.get(place)
+        if known is None:
+            known = self._orders[place] = tuple(in_order(self.selection(m)))
+        return known
+
+    def selection(self, m: int | None) -> Selection:
+        """The answer for m rows with every candidate and its refusals."""
+        if m is None or self.rows is None:
+            return self.unknown
+        return choose(self.table, self.device, self.unknown.problem.at(m), self.force)
 
 
 def no_kernel_text(selection: Selection, reasons: Sequence[str] = ()) -> str:
@@ -98,8 +132,3 @@ def warn_of_slow_path(table: Table, selection: Selection, kernel: str, reasons: 
         named(device),
         "; ".join(why),
     )
-
-
-def _kernels_of(route: Route) -> set[str]:
-    found = {step.kernel for step in route.steps}
-    return found | {choice.kernel for choice in (route.require, route.prefer) if choice is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -93,16 +94,38 @@ def _spread(times: list[float]) -> Spread:
 
 
 def memory_rate(device: torch.device) -> float:
-    """Bytes a second that the memory gives: the best of a few passes over a large tensor, bytes read plus written."""
+    """Bytes a second that the memory gives: the best of passes over a large tensor that read, or read and write, it."""
     size = 2**31 if device.type == "cuda" else 2**27
     source = torch.ones(size // 4, dtype=torch.int32, device=device)
     target = torch.empty_like(source)
-    best = min(microseconds([lambda: torch.neg(source, out=target)], device).low for _ in range(3))
-    return 2 * size / best * 1e6
+    written = min(microseconds([lambda: torch.neg(source, out=target)], device).low for _ in range(3))
+    read = min(microseconds([lambda: torch.amax(source)], device).low for _ in range(3))
+    return max(2 * size / written, size / read) * 1e6
+
+
+def fp8_product_rate(device: torch.device) -> float | None:
+    """Multiplications and additions a second of a large product of e4m3 numbers; None where torch has none."""
+    if device.type != "cuda":
+        return None
+    size = 8192
+    a, b = (torch.randn(size, size, device=device).to(torch.float8_e4m3fn) for _ in range(2))
+    one = torch.ones((), device=device)
+
+    def multiply() -> torch.Tensor:
+        return torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True)
+
+    try:
+        multiply()
+    except (RuntimeError, NotImplementedError):  # a chip without FP8 units
+        return None
+    return 2 * size**3 / microseconds([multiply], device).low * 1e6
 
 
 def product_rate(device: torch.device) -> float:
-    """Multiplications and additions a second of a large matrix product: bf16 on a GPU, f32 on a CPU."""
-    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / microseconds([lambda: a @ b], device).low * 1e6
+    """Multiplications and additions a second of a large matrix product in bf16, on a CPU the better of it and f32."""
+    size, dtypes = (8192, (torch.bfloat16,)) if device.type == "cuda" else (1024, (torch.bfloat16, torch.float32))
+    best = 0.0
+    for dtype in dtypes:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        best = max(best, 2 * size**3 / microseconds([partial(torch.mm, a, b)], device).low * 1e6)
+    return best

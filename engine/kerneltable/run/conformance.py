@@ -25,7 +25,7 @@ def run_case(table: Table, kernel: Kernel, problem: Problem, where: str, seed: i
     ratio = math.inf
     try:
         data = random_layer(problem, generator)
-        out = _run_twice(table, kernel, problem, data, faults)
+        out = run_twice(table, kernel, problem, data, faults)
         ref, magnitude = _reference(kernel, problem, data)
         ratio = error_over_bound(out, ref, magnitude, problem.k, problem.output, kernel.numerics.accumulator)
         if not ratio <= 1:
@@ -46,7 +46,7 @@ def _check_exact(table: Table, kernel: Kernel, problem: Problem, generator: torc
         if float(magnitude.max()) < EXACT_LIMIT:
             break
         thinning *= 2
-    out = _run_twice(table, kernel, problem, data, faults)
+    out = run_twice(table, kernel, problem, data, faults)
     wrong = int((out.to(torch.float64) != ref.to(out.dtype).to(torch.float64)).sum())
     if wrong:
         faults.append(f"integer-exact data: {wrong} of {out.numel()} elements differ from float64")
@@ -56,8 +56,8 @@ def _reference(kernel: Kernel, problem: Problem, data: LayerData) -> tuple[torch
     return reference64(problem, data.tensors, data.x, data.bias, quantizes_input(problem, kernel.kind))
 
 
-def _run_twice(table: Table, kernel: Kernel, problem: Problem, data: LayerData, faults: list[str]) -> torch.Tensor:
-    """The kernel's result, after checks of form, of repeatability and that its inputs are as before."""
+def run_twice(table: Table, kernel: Kernel, problem: Problem, data: LayerData, faults: list[str]) -> torch.Tensor:
+    """The kernel's first result; what is wrong with its form, a second one, or the inputs goes to faults."""
     bound_kernel = construct(table, kernel.id, problem, data.tensors)
     before = data.x.clone()
     results = []

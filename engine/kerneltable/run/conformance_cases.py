@@ -26,11 +26,13 @@ class Case:
 
     error_over_bound  largest error in units of its bound, random data; infinite when the kernel raised
     faults            what is wrong, in words; empty when all is right
+    large             some tensor has more than 2^31 elements; then random data alone, checked in rows spread over all
     """
 
     problem: Problem
     error_over_bound: float
     faults: tuple[str, ...]
+    large: bool = False
 
 
 @dataclass(slots=True)
@@ -87,6 +89,17 @@ def plan_cases(
     found.admitted = tuple(str(p) for p in beyond if not refusals(table, kernel.id, device, p))
     found.outside = (len(beyond), len(beyond) - len(found.admitted))
     return edges + inside, found
+
+
+def plan_large(
+    table: Table, kernel: Kernel, device: Device, found: Conformance, shapes: tuple[tuple[int, int, int], ...]
+) -> list[Problem]:
+    """The problems of these large shapes (m, n, k) that the row accepts; the others are counted in found by reason."""
+    variants = [v for v in _variants(table) if not refusals(table, kernel.id, device, v)]
+    if not variants:
+        return []
+    pairs = _pairs(table, kernel, device, variants[0])
+    return list(_fitting(table, kernel, device, found, variants, pairs, shapes, 2**40))
 
 
 def outside_problems(table: Table, kernel: Kernel, inside: Problem) -> Iterator[Problem]:

@@ -12,58 +12,62 @@ from typing import Any
 
 from kerneltable.errors import KernelUnavailable
 from kerneltable.model import Architecture, Kernel, Table
+from kerneltable.ops.settings import active
+from kerneltable.run.building import (
+    Built,
+    Job,
+    build,
+    chips_of,
+    cuda_instances_of,
+    cuda_jobs,
+    host_jobs,
+    missing_compiler,
+    products_of,
+    rows_with_code,
+)
 from kerneltable.select.survey import Proof
 
 SECONDS = 900
 """What one Triton kernel may take for all architectures."""
 
-OWN_CODE = ("hopper_", "cpu_")
+FEW = 2
+"""Instances of a CUDA source that are compiled for each architecture; `kerneltable build` compiles all."""
+
+SHAPES = ((16, 16), (4096, 7168), (24576, 1536), (576, 7168))
+"""(n, k) of the layers whose instances these are."""
+
 TRITON_PLATFORMS = ("cuda", "rocm")
 
 
 def compile_own(table: Table) -> Iterator[Proof]:
-    """csrc, for the rows that use it; each row once."""
-    for kernel in table.kernels.values():
-        prefix = next((prefix for prefix in OWN_CODE if kernel.id.startswith(prefix)), None)
-        if prefix is None:
-            continue
-        missing = _missing_compiler(prefix)
+    """csrc, for the rows that use it and each architecture that they admit: a few instances of each source."""
+    jobs = host_jobs(table)
+    chips = table.platforms["cuda"].architectures if "cuda" in table.platforms else {}
+    asked = cuda_instances_of(rows_with_code(table, chips), products_of(SHAPES))
+    for name, chip in chips.items():
         try:
-            if missing:
-                yield _unchecked(kernel, missing)
-            elif prefix == "cpu_":
-                _compile_cpp()
-            else:
-                _compile_cuda()
+            jobs += cuda_jobs(table, name, asked, FEW)
         except KernelUnavailable as error:
-            yield _broken(kernel, str(error))
+            path = ("platforms", "cuda", "architectures", name)
+            yield Proof("KT522", str(error), chip.mark, path, "complete the architecture")
+    missing = [job for job in jobs if _why_not(job)]
+    for kernel, why in {kernel: _why_not(job) for job in missing for kernel in job.kernels}.items():
+        yield _unchecked(table.kernels[kernel], why)
+    try:
+        for built in build([job for job in jobs if job not in missing], active()):
+            yield from _faults(table, built)
+    except KernelUnavailable as error:
+        yield from (_unchecked(table.kernels[kernel], str(error)) for job in jobs for kernel in job.kernels)
 
 
-def _missing_compiler(prefix: str) -> str:
-    """Why the compiler that the code needs is not here, or ""."""
-    if prefix == "cpu_":
-        from kerneltable.ops.cpp import find_compiler
-
-        found = find_compiler()
-        return found if isinstance(found, str) else ""
-    from kerneltable.ops.nvrtc import find_nvrtc
-
-    nvrtc = find_nvrtc()
-    return nvrtc if isinstance(nvrtc, str) else ""
+def _why_not(job: Job) -> str:
+    """Why nothing can be compiled for a job here, or ""."""
+    return missing_compiler([job]) if active().compile else "compiling is switched off"
 
 
-def _compile_cpp() -> None:
-    from kerneltable.ops.cpp import compiled, find_compiler
-    from kerneltable.ops.settings import active
-
-    compiled("cpu/fp8_linear.cpp", active(), find_compiler())
-
-
-def _compile_cuda() -> None:
-    from kerneltable.ops.hopper_instances import compile_few
-    from kerneltable.ops.settings import active
-
-    compile_few(active())
+def _faults(table: Table, built: Built) -> Iterator[Proof]:
+    for kernel in built.job.kernels if built.errors else ():
+        yield _broken(table.kernels[kernel], f"on {built.job.architecture}: {built.errors[0]}")
 
 
 def compile_triton(table: Table, environment: Mapping[str, str]) -> Iterator[Proof]:
@@ -79,20 +83,9 @@ def compile_triton(table: Table, environment: Mapping[str, str]) -> Iterator[Pro
                 yield _unchecked(kernel, f"Triton is not here: {error}")
         return
     for kernel in table.kernels.values():
-        chips = _admitted(table, kernel) if kernel.id in KERNELS else []
+        chips = chips_of(table, kernel, TRITON_PLATFORMS) if kernel.id in KERNELS else []
         if chips:
             yield from _compiled(kernel, chips, environment)
-
-
-def _admitted(table: Table, kernel: Kernel) -> list[Architecture]:
-    from kerneltable.select.devices import device
-    from kerneltable.select.select import device_refusals
-
-    found = []
-    for platform in TRITON_PLATFORMS:
-        chips = table.platforms[platform].architectures.values() if platform in table.platforms else ()
-        found += [c for c in chips if not device_refusals(table, kernel, device(f"{platform}:{c.name}", table))]
-    return found
 
 
 def _compiled(kernel: Kernel, chips: list[Architecture], environment: Mapping[str, str]) -> Iterator[Proof]:

@@ -12,6 +12,7 @@ from kerneltable.errors import LayerError
 from kerneltable.formats import FORMATS
 from kerneltable.model import Problem, Scheme
 from kerneltable.run.granularity import settle_weight_scale
+from kerneltable.run.ledger import VERIFY
 
 FLOATS = ("float32", "bfloat16", "float16")
 INPUT_FORMATS = {getattr(torch, f.torch_dtype): f.name for f in FORMATS.values() if f.torch_dtype in FLOATS}
@@ -29,6 +30,7 @@ class Declared:
 
     input, output    dtypes of x and of the result; output None: the same as the input
     trusted_scales   True: scales that are 0, negative, infinite or NaN are passed on instead of refused
+    verify           which calls are held against the reference (run/ledger.py); None: as the ledger says
     """
 
     input: str = "bf16"
@@ -38,6 +40,7 @@ class Declared:
     input_granularity: str | None = None
     input_scaling: str | None = None
     trusted_scales: bool = False
+    verify: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,12 @@ def read_layer(
     tensors   weight [n, k] float8_e4m3fn; weight_scale (or an alias) f32, bf16, float8_e8m0fnu or uint8 holding e8m0,
               shaped [] or [1] (tensor), [n] or [n, 1] (channel), [ceil(n/bn), ceil(k/bk)] (block);
               input_scale and input_scale_ub [] or [1]; None counts as absent
-    errors    LayerError: a tensor is missing, doubled, unknown, or of a wrong shape, dtype, device or value
+    errors    LayerError: a tensor is missing, doubled, unknown, or of a wrong shape, dtype, device or value; an unknown
+              word of `verify`
     """
     declared = declared or Declared()
+    if declared.verify not in (None, *VERIFY):
+        raise LayerError(f"{name}: verify must be one of {', '.join(VERIFY)}; found {declared.verify!r}")
     present = {key: tensor for key, tensor in tensors.items() if tensor is not None}
     if "bias" in present:
         bias = _one_bias(present.pop("bias"), bias, name)

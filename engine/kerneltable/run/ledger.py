@@ -17,9 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from kerneltable.errors import DeviceLost
 from kerneltable.model import Device, Problem
+
+if TYPE_CHECKING:
+    from kerneltable.run.quarantine import Quarantine
 
 BANDS = (1, 16, 128, 1024)
 """Largest m of each band of a shape class; the last band has no end. Kernels change their code about there."""
@@ -126,6 +130,7 @@ class Ledger:
         self._checked: set[tuple[str, Device, Problem, int]] = set()
         self._aside: dict[tuple[str, Device, ShapeClass], SetAside] = {}
         self._lost: dict[Device, str] = {}
+        self._quarantine: Quarantine | None = None
         self._fallbacks: Counter[tuple[str, str]] = Counter()
         self._counts: dict[str, Counter[str]] = {}
         self.renew_locks()
@@ -143,6 +148,8 @@ class Ledger:
 
     def aside(self, kernel: str, device: Device, problem: Problem, band: int | None) -> SetAside | None:
         """Why a kernel is not tried for m of this band; None when it is. problem is completed, its m None."""
+        if self._quarantine is not None:
+            self._leave_alone(self._quarantine, kernel, device)
         if not self._aside:
             return None
         places = (ShapeClass(), ShapeClass(problem), ShapeClass(problem, band))
@@ -163,6 +170,24 @@ class Ledger:
             say(logging.WARNING, "%s; next: %s", record, record.instead or "none")
         return new
 
+    def keep(self, quarantine: Quarantine) -> None:
+        """From now on leave alone what is in a quarantine on disk, and put there what loses a device."""
+        with self._lock:
+            self._quarantine = quarantine
+            self.generation += 1
+
+    def _leave_alone(self, quarantine: Quarantine, kernel: str, device: Device) -> None:
+        """Set a kernel aside that an earlier process put in quarantine, and say so once."""
+        key = (kernel, device, ShapeClass())
+        why = None if key in self._aside else quarantine.why(kernel, device)
+        if why is None:
+            return
+        record = SetAside(kernel, device, ShapeClass(), "quarantine", why, None)
+        with self._lock:
+            new = self._aside.setdefault(key, record) is record
+        if new:
+            say(logging.WARNING, "%s", record)
+
     def forget(self) -> None:
         """Try every kernel again, and check it again; counters and lost devices stay."""
         with self._lock:
@@ -172,14 +197,16 @@ class Ledger:
 
     # --- Devices that are gone ------------------------------------------------------------------------------------
 
-    def lose(self, device: Device, why: str) -> DeviceLost:
-        """Mark a device as lost, and give the error to raise."""
+    def lose(self, device: Device, why: str, kernel: str | None = None) -> DeviceLost:
+        """Mark a device as lost, and give the error to raise; kernel: where the error came to light, for quarantine."""
         with self._lock:
             new = device not in self._lost
             self._lost.setdefault(device, why)
             self.generation += 1
         if new:
             say(logging.ERROR, "%s is lost: %s", named(device), why)
+            if kernel is not None and self._quarantine is not None:
+                self._quarantine.add(kernel, device, f"the device was lost: {why}")
         return self.loss_of(device) or DeviceLost(why)
 
     def loss_of(self, device: Device) -> DeviceLost | None:

@@ -45,6 +45,7 @@ class QuantLinear(BoundLayer):
         input_granularity: str | None = None,
         input_scaling: str | None = None,
         trusted_scales: bool = False,
+        verify: str | None = None,
         kernel: str | None = None,
         name: str = "layer",
         model: str | None = None,
@@ -59,6 +60,10 @@ class QuantLinear(BoundLayer):
                   is not the tensors' own the layer can be asked (`kernel`, `explain`), not called
         input     dtype of x to bind for now (bf16, f16, f32); another dtype is bound at its first call
         output    dtype of the result; None: that of x
+        verify    which calls are held against the float64 reference within the kernel's bound, so that a kernel that
+                  computes wrong is set aside and the next one takes over: "first" (of each kernel, device and band of
+                  m), "always" (every call, which then runs twice and cannot be captured), "never"; None: as
+                  `shared_ledger().verify` says
         kernel    a kernel that must be taken, else NoKernelError
         model     the name of the checkpoint, for errata that speak of some models; None: unknown
         errors    LayerError (tensors), ProblemError (scheme, dtype), NoKernelError (every candidate refuses)
@@ -70,7 +75,8 @@ class QuantLinear(BoundLayer):
                 f"{name}: unknown scheme '{scheme[:200]}'; the table has {', '.join(sorted(table.schemes))}"
             )
         block = None if weight_block is None else (weight_block[0], weight_block[1])
-        declared = Declared(input, output, weight_granularity, block, input_granularity, input_scaling, trusted_scales)
+        inputs = input_granularity, input_scaling
+        declared = Declared(input, output, weight_granularity, block, *inputs, trusted_scales, verify)
         layer = read_layer(known, tensors, bias, declared, name)
         layer = replace(layer, problem=replace(layer.problem, model=model))
         where = None if device is None else present_device(device, table)

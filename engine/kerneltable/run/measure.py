@@ -21,7 +21,10 @@ REPEATS = 7
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One layer that ran: its kernel, its largest error in units of the bound, and the median time of a call."""
+    """One layer that ran: its kernel, its largest error in units of the bound, and the median time of a call.
+
+    weight_bytes  what the tensors of the checkpoint take, bias apart; packed_bytes what its kernels hold beside them
+    """
 
     checkpoint: str
     name: str
@@ -32,6 +35,8 @@ class Measured:
     error_over_bound: float
     microseconds: float
     selection: Selection
+    weight_bytes: int = 0
+    packed_bytes: int = 0
 
     @property
     def within(self) -> bool:
@@ -84,7 +89,9 @@ def measure_layer(layer: QuantLinear, name: str, label: str = "", m: int = 16, s
     reference, magnitude = reference64(problem, layer.tensors(), x, layer.bias, quantizes_input(problem, row.kind))
     error = error_over_bound(out, reference, magnitude, problem.k, problem.output, row.numerics.accumulator)
     microseconds = median_microseconds(lambda: layer(x), layer.weight.device)
-    return Measured(label, name, problem.scheme, problem.n, problem.k, kernel, error, microseconds, layer.selection)
+    given, packed = sum(tensor.nbytes for tensor in layer.tensors().values()), sum(layer.memory().values())
+    what = (label, name, problem.scheme, problem.n, problem.k)
+    return Measured(*what, kernel, error, microseconds, layer.selection, given, packed)
 
 
 def random_input(m: int, k: int, input: str, device: torch.device, seed: int) -> torch.Tensor:

@@ -27,6 +27,7 @@ def load(
     device: Device | str | None = None,
     *,
     kernel: str | None = None,
+    verify: str | None = None,
     dtype: torch.dtype | str = "auto",
     model_class: Any = None,
     **options: Any,
@@ -37,6 +38,7 @@ def load(
     table        None: the shipped table
     device       a Device, a name of the table ("cuda", "cpu", "h200"), or None for the present machine's
     kernel       a kernel that every layer must take, else NoKernelError
+    verify       which calls of the layers are held against the reference, as in QuantLinear.from_tensors
     dtype        what the model computes in: bfloat16, float16, float32, or "auto" for the config's own
     model_class  None: transformers.AutoModelForCausalLM
     options      further arguments of from_pretrained, such as attn_implementation
@@ -53,7 +55,7 @@ def load(
     register()
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        config.quantization_config = _section(folder, config, Options(table, found, kernel))
+        config.quantization_config = _section(folder, config, Options(table, found, kernel, verify))
         auto = model_class or transformers.AutoModelForCausalLM
         model: PreTrainedModel = auto.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, trust_remote_code=False, **options

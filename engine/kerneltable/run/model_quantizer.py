@@ -34,11 +34,13 @@ METHODS = ("fp8", "compressed-tensors", "modelopt")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller chose; None: the shipped table, each tensor's own device, the kernel of the table."""
+    """What a caller chose; None: the shipped table, each tensor's own device, the kernel of the table,
+    checks as the ledger says."""
 
     table: Table | None = None
     device: Device | None = None
     kernel: str | None = None
+    verify: str | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -132,7 +134,8 @@ class KernelTableQuantizer(HfQuantizer):  # type: ignore[misc, unused-ignore]
         """Bind every layer to its kernel, on the device that was asked for."""
         if self.options.device is not None:
             torch.nn.Module.to(model, torch_device(self.options.device))
-        options = {"input": self.input, "output": None, "kernel": self.options.kernel, "model": model.name_or_path}
+        chosen = {"kernel": self.options.kernel, "verify": self.options.verify}
+        options = {"input": self.input, "output": None, "model": model.name_or_path, **chosen}
         bind_layers(model, self.table, self.options.device, options)
         return model
 

@@ -12,6 +12,7 @@ import torch
 
 from kerneltable.errors import KernelUnavailable, ProblemError
 from kerneltable.model import Device, Table
+from kerneltable.ops.cuda_chip import CudaChip, cuda_chip
 from kerneltable.run.probe import current_device
 from kerneltable.select import device as by_name
 from kerneltable.table import load_table
@@ -71,6 +72,18 @@ def present_device(device: Device | str | None, table: Table) -> Device:
     named = by_name(device, table)
     present = current_device(table)
     return replace(named, packages=present.packages, ops=present.ops) if named.platform == present.platform else named
+
+
+def chip_for(table: Table, device: Device, where: torch.device) -> CudaChip | None:
+    """What device code in CUDA knows of a device whose tensors are at `where`; None where there is no such code.
+
+    errors   KernelUnavailable when the table says too little of the chip
+    """
+    platform = table.platforms.get(device.platform)
+    if where.type != "cuda" or device.platform != "cuda" or platform is None or device.architecture is None:
+        return None
+    units = torch.cuda.get_device_properties(where).multi_processor_count
+    return cuda_chip(platform.architectures[device.architecture], units)
 
 
 def check_place(device: Device, where: torch.device) -> str | None:

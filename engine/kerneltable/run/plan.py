@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,15 @@ from kerneltable.formats import FORMATS
 from kerneltable.kernels import registry
 from kerneltable.kernels.contract import BoundKernel
 from kerneltable.model import Device, Problem, Selection, Table
-from kerneltable.run.choice import choose, in_order, looks_at_rows, no_kernel_text, required_kernel, warn_of_slow_path
+from kerneltable.run.choice import (
+    Choices,
+    choose,
+    in_order,
+    looks_at_rows,
+    no_kernel_text,
+    required_kernel,
+    warn_of_slow_path,
+)
 from kerneltable.run.faults import Meaning, form_fault
 from kerneltable.run.ledger import Ledger, ShapeClass, band_of, named, say, shared_ledger
 from kerneltable.run.packing import canonical_name, construct, pack_safely
@@ -35,6 +44,7 @@ class Plan:
 
     selection   the answer for an unknown m; what `explain` shows
     by_rows     True when a row of the route, a step or a denial looks at m: then each call's m decides
+    packed      what kernels of a layout packed, by layout, for the other kernels of it
     ledger      what failed, was checked and was counted; the process's own unless one is given
     """
 
@@ -46,6 +56,9 @@ class Plan:
         tensors: Mapping[str, Tensor],
         force: str | None = None,
         ledger: Ledger | None = None,
+        *,
+        verify: str | None = None,
+        packed: dict[str, Any] | None = None,
     ) -> None:
         self.table = table
         self.device = device
@@ -53,10 +66,13 @@ class Plan:
         self.tensors = tensors
         self.ledger = ledger or shared_ledger()
         self.selection = choose(table, device, problem.at(None), force)
-        self.by_rows = force is None and looks_at_rows(table, device, problem.scheme)
+        self.packed = {} if packed is None else packed
         self._problem = self.selection.problem
+        self._choices = Choices(table, device, self.selection, force)
+        self.by_rows = self._choices.rows is not None
         required = required_kernel(table, device, problem.scheme, force)
-        self._watch = Watch(table, device, self._problem, tensors, self._order, required, self.ledger)
+        about = (table, device, self._problem, tensors, self._order, required)
+        self._watch = Watch(*about, self.ledger, verify, self._choices.one_kernel)
         self._n = problem.n
         self._place = tensors["weight"].device
         self._dtype: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
@@ -85,6 +101,10 @@ class Plan:
     def id_for(self, m: int) -> str:
         """The id of the kernel for m rows, packed by now."""
         return self._resolve(m).kernel
+
+    def bound(self) -> tuple[Bound, ...]:
+        """The kernels packed so far."""
+        return tuple(self._bound.values())
 
     def prepare(self, m: int, bias: Tensor | None = None) -> None:
         """Run m rows of random numbers, so that what m needs is packed, compiled and checked before a graph capture.
@@ -176,44 +196,36 @@ class Plan:
 
         errors   NoKernelError when none is left; CaptureError when one would have to be made ready inside a capture
         """
-        selection = self._selection(m)
         band = None if m is None else band_of(m)
         reasons: list[str] = []
-        for kernel in in_order(selection):
+        for kernel in self._choices.order(m):
             record = self._watch.aside(kernel, band)
             if record is None and kernel not in tried:
                 bound = self._bound.get(kernel)
                 if capturing:
                     return self._captured(kernel, bound, m)
-                bound = bound or self._pack(kernel, selection, m, reasons)
+                bound = bound or self._pack(kernel, m, reasons)
                 if bound is not None:
                     return bound
                 record = self._watch.aside(kernel, band)
             reasons.append(str(record) if record else f"{kernel}: failed in this call")
+        selection = self._choices.selection(m)
         raise NoKernelError(no_kernel_text(selection, reasons), selection)
 
-    def _selection(self, m: int | None) -> Selection:
-        """The table's answer for m rows; for an unknown m when no row looks at m."""
-        if m is None or not self.by_rows:
-            return self.selection
-        return choose(self.table, self.device, self._problem.at(m), self.force)
-
-    def _order(self, m: int | None) -> list[str]:
-        return in_order(self._selection(m))
+    def _order(self, m: int | None) -> tuple[str, ...]:
+        return self._choices.order(m)
 
     def _captured(self, kernel: str, bound: Bound | None, m: int | None) -> Bound:
         """The kernel for a call that is being captured; CaptureError unless it ran as many rows before."""
         if self._watch.thorough:
-            why = "every call is checked or waited for, which a graph cannot hold; use Ledger(verify='first')"
+            why = "every call is checked or waited for, which a graph cannot hold; use verify='first'"
         elif bound is None or m not in bound.ran:
             why = f"{kernel} has not run m={m} before: run the layer once with as many rows, then capture"
         else:
             return bound
         raise CaptureError(f"{ShapeClass(self._problem)} cannot be captured into a CUDA graph: {why}")
 
-    def _pack(
-        self, kernel: str, selection: Selection, m: int | None, reasons: list[str], again: bool = False
-    ) -> Bound | None:
+    def _pack(self, kernel: str, m: int | None, reasons: list[str], again: bool = False) -> Bound | None:
         """Pack a kernel once; None when it cannot be had here and is set aside."""
         watch = self._watch
         with self.ledger.packing(self.tensors["weight"].data_ptr()):
@@ -223,7 +235,8 @@ class Plan:
             try:
                 adapter = registry.load(kernel)
                 stage = "pack"
-                call = pack_safely(self.table, kernel, adapter, self._problem, self.tensors)
+                what = (self.table, kernel, adapter, self._problem, self.tensors)
+                call = pack_safely(*what, device=self.device, packed=self.packed)
             except Exception as error:
                 if watch.meaning(kernel, error) is not Meaning.MEMORY:
                     watch.set_aside(kernel, stage, error, m)
@@ -232,10 +245,10 @@ class Plan:
                     raise watch.explained(error, kernel, None) from None
             else:
                 self._bound[kernel] = Bound(kernel, call)
-                self._tell(kernel, selection, reasons)
+                self._tell(kernel, self._choices.selection(m), reasons)
                 return self._bound[kernel]
             give_back_memory(self._place)
-            return self._pack(kernel, selection, m, reasons, again=True)
+            return self._pack(kernel, m, reasons, again=True)
 
     def _tell(self, kernel: str, selection: Selection, reasons: list[str]) -> None:
         """Count a selection, and log it in one line."""
@@ -255,13 +268,18 @@ def bind(
     tensors: Mapping[str, Tensor],
     force: str | None = None,
     ledger: Ledger | None = None,
+    *,
+    verify: str | None = None,
+    packed: dict[str, Any] | None = None,
 ) -> Plan:
     """Choose, construct and pack the kernel of a layer.
 
     tensors   the layer's parameters under the scheme's own names, on the device
     force     a kernel id that must be taken; None leaves the choice to the table
     ledger    None: the one that this process shares
+    verify    which calls are held against the reference: first, always, never; None: as the ledger says
+    packed    what other plans with these tensors packed, by layout, to share; None: nothing is shared
     errors    NoKernelError, with every candidate and all of its refusals, when none takes the problem;
               KernelFault when a required kernel cannot be had; DeviceLost; torch.OutOfMemoryError
     """
-    return Plan(table, device, problem, tensors, force, ledger)
+    return Plan(table, device, problem, tensors, force, ledger, verify=verify, packed=packed)

@@ -17,7 +17,7 @@ from kerneltable.formats import FORMATS
 from kerneltable.kernels.contract import BoundKernel
 from kerneltable.model import Device, Problem, Table
 from kerneltable.run.faults import Meaning, form_fault, meaning_of, reason_of
-from kerneltable.run.ledger import Ledger, SetAside, ShapeClass, band_of, named
+from kerneltable.run.ledger import BANDS, Ledger, SetAside, ShapeClass, band_of, named
 from kerneltable.run.trial import Verdict, check_numbers, first_call, give_back_memory, wait_for
 
 Fault = Exception | str
@@ -39,6 +39,8 @@ class Watch:
     problem   completed, its m None
     order     the kernels of the selection for m rows (None: unknown) in order, to say which one comes next
     required  the kernel that must be taken, or None
+    verify    which calls of this layer are checked; None: as the ledger says
+    every_m   True: one kernel serves every m, so one that fails for a band of m is left for all of them
     """
 
     table: Table
@@ -48,15 +50,28 @@ class Watch:
     order: Callable[[int | None], Sequence[str]]
     required: str | None
     ledger: Ledger
+    verify: str | None = None
+    every_m: bool = False
+
+    @property
+    def verifies(self) -> str:
+        """Which calls are checked, as the ledger says now unless the layer says otherwise."""
+        return self.verify or self.ledger.verify
 
     @property
     def thorough(self) -> bool:
         """True when every call is looked at, so that no call may take the fast path or be captured."""
-        return self.ledger.verify == "always" or self.ledger.synchronize
+        return self.verifies == "always" or self.ledger.synchronize
 
     def aside(self, kernel: str, band: int | None) -> SetAside | None:
         """Why a kernel is not tried for m of a band (None: at all); a required kernel is always tried."""
-        return None if kernel == self.required else self.ledger.aside(kernel, self.device, self.problem, band)
+        if kernel == self.required:
+            return None
+        if not self.every_m:
+            return self.ledger.aside(kernel, self.device, self.problem, band)
+        bands = (None, *range(len(BANDS) + 1))
+        records = (self.ledger.aside(kernel, self.device, self.problem, one) for one in bands)
+        return next((record for record in records if record is not None), None)
 
     def admit(self, x: torch.Tensor, fault: Fault | None = None) -> None:
         """Raise before anything runs: DeviceLost, or KernelInputError when x is no input of this layer.
@@ -79,16 +94,16 @@ class Watch:
         self, bound: Bound, x: torch.Tensor, bias: torch.Tensor | None, capturing: bool
     ) -> tuple[torch.Tensor, str | None]:
         """Run a kernel, checked as far as the ledger asks for it: the result, and what is wrong with it."""
-        ledger, band = self.ledger, band_of(x.shape[0])
+        ledger, verify, band = self.ledger, self.verifies, band_of(x.shape[0])
         form = ((x.shape[0], self.problem.n), getattr(torch, FORMATS[self.problem.output].torch_dtype))
 
         def check(out: torch.Tensor) -> Verdict:
             wait_for(x.device)
-            row, whole = self.table.kernels[bound.kernel], ledger.verify == "always"
+            row, whole = self.table.kernels[bound.kernel], verify == "always"
             return check_numbers(row, self.problem, self.tensors, x, bias, out, every_column=whole)
 
-        seen = ledger.verify == "first" and ledger.is_checked(bound.kernel, self.device, self.problem, band)
-        if not (seen or capturing or ledger.verify == "never"):
+        seen = verify == "first" and ledger.is_checked(bound.kernel, self.device, self.problem, band)
+        if not (seen or capturing or verify == "never"):
             out, verdict = first_call(bound.call, check, x, bias, form)
             if verdict.fault is None:
                 ledger.passed(bound.kernel, self.device, self.problem, band, checked=verdict.checked)
@@ -131,7 +146,7 @@ class Watch:
             raise error
         meaning = meaning_of(error)
         if meaning is Meaning.LOST:
-            raise self.ledger.lose(self.device, f"{kernel}: {reason_of(error)}") from error
+            raise self.ledger.lose(self.device, f"{kernel}: {reason_of(error)}", kernel) from error
         return meaning
 
     def set_aside(self, kernel: str, stage: str, fault: Fault, m: int | None) -> None:

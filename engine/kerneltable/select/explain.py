@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from kerneltable.model import Candidate, Device, Problem, Selection, Table
+from kerneltable.select.bands import Kept, kept_by
 from kerneltable.select.facts import FORMAT, to_facts
 from kerneltable.select.predicates import describe_chip
 from kerneltable.select.problems import block_text
 
 
 def text(table: Table, selection: Selection, *, verbose: bool = False) -> list[str]:
-    """The selection as lines: the problem, the winner with its `why`, then each other candidate and what refused it.
+    """The selection as lines: the problem, the winner with its `why`, each other candidate and what refused it, then
+    the bands of m if there are several, and what the layer's weights take in memory.
 
     verbose   every refusal of every candidate instead of the first
     """
@@ -28,7 +30,7 @@ def text(table: Table, selection: Selection, *, verbose: bool = False) -> list[s
     for candidate in selection.candidates:
         if candidate is not winner:
             lines += _candidate_lines(candidate, width, verbose=verbose)
-    return lines + [f"  note: {note}" for note in selection.notes]
+    return lines + _kept_lines(kept_by(table, selection)) + [f"  note: {note}" for note in selection.notes]
 
 
 def as_json(table: Table, selection: Selection) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def as_json(table: Table, selection: Selection) -> dict[str, Any]:
         "chosen": selection.kernel,
         "status": None if selection.kernel is None else standing(table, selection.kernel, selection.device),
         "candidates": [_candidate_json(candidate) for candidate in selection.candidates],
+        "plan": _kept_json(table, kept_by(table, selection)),
         "notes": list(selection.notes),
     }
 
@@ -101,6 +104,33 @@ def _candidate_lines(candidate: Candidate, width: int, *, verbose: bool) -> list
     lines = [f"{head}  {shown[0]}", *(" " * (13 + width) + str(refusal) for refusal in shown[1:])]
     more = len(candidate.refusals) - len(shown)
     return [lines[0] + (f" and {more} more" if more else ""), *lines[1:]]
+
+
+def _kept_lines(kept: Kept) -> list[str]:
+    lines = [f"  bands    {'; '.join(map(str, kept.bands))}"] if len(kept.bands) > 1 else []
+    more = f"about {kept.weights} more{' each' if len(kept.copies) > 1 else ''}"
+    copies = f"packed as {' and as '.join(kept.copies)}, {more}" if kept.copies else "none packed"
+    allowed = "" if kept.allowed is None else f" (copies allowed: {kept.allowed})"
+    return [*lines, f"  memory   weights and scales {kept.weights} as in the checkpoint, {copies}{allowed}"]
+
+
+def _kept_json(table: Table, kept: Kept) -> dict[str, Any]:
+    return {
+        "bands": [
+            {
+                "first": band.first,
+                "last": band.last,
+                "multiples": list(band.multiples),
+                "kernel": band.kernel,
+                "layout": None if band.kernel is None else table.kernels[band.kernel].layout,
+            }
+            for band in kept.bands
+        ],
+        "checkpoint_bytes": kept.weights.total,
+        "copies": [{"layout": layout, "bytes": kept.weights.total} for layout in kept.copies],
+        "weight_copies": kept.allowed,
+        "demands": list(kept.demands),
+    }
 
 
 def _candidate_json(candidate: Candidate) -> dict[str, Any]:

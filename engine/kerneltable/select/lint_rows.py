@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kerneltable.model import Device, Kernel, Route, Step
+from kerneltable.model import CHECKPOINT, Device, Kernel, Route, Step
 from kerneltable.select.boxes import Box, meet, meet_all
-from kerneltable.select.regions import accepted, simplest_problem
+from kerneltable.select.regions import accepted, simplest_problem, winners
 from kerneltable.select.survey import Proof, Survey, named
-
-LAYOUTS = 2
-"""Copies of the weights that one layer may keep: the checkpoint's own, and one packed for speed."""
 
 
 def prove_places(survey: Survey) -> Iterator[Proof]:
@@ -69,31 +66,34 @@ def _unprotected(
 
 
 def prove_layouts(survey: Survey) -> Iterator[Proof]:
-    """KT508: layers for which the kernels of different m want more weight layouts than LAYOUTS."""
+    """KT508: layers for which the kernels of different m want more packed layouts than `weight_copies` allows."""
     for route in survey.routes():
         groups: dict[tuple[str, ...], list[tuple[Device, Box]]] = {}
+        allowed = route.terms.weight_copies
         for device in survey.devices(route.platform):
             layouts, box = _most_layouts(survey, route.scheme, device)
-            if len(layouts) > LAYOUTS:
+            if len(layouts) > allowed:
                 groups.setdefault(layouts, []).append((device, box))
         for layouts, found in groups.items():
             names = named([device for device, _ in found])
-            message = f"one layer would keep {len(layouts)} copies of its weights on {names}: {', '.join(layouts)}"
-            help = f"at most {LAYOUTS} are meant: join bands of m, or let kernels share a layout"
+            copies = f"{len(layouts)} packed cop{'y' if len(layouts) == 1 else 'ies'}"
+            message = f"one layer would want {copies} of its weights on {names}: {', '.join(layouts)}"
+            message += f"; weight_copies allows {allowed}, so the steps of later ones are refused"
+            help = "let kernels share a layout, join bands of m, or set plans.weight_copies higher where memory is had"
             witness = survey.explain(survey.space(route.scheme).problem(found[0][1]), found[0][0])
             yield Proof("KT508", message, route.mark, ("routes", route.scheme, route.platform), help, witness)
 
 
 def _most_layouts(survey: Survey, scheme: str, device: Device) -> tuple[tuple[str, ...], Box]:
-    """The largest set of layouts that one layer meets as its known m changes, and such a layer."""
-    space = survey.space(scheme)
+    """The largest set of packed layouts that one layer meets as its known m changes, and such a layer."""
+    space, layouts = survey.space(scheme), {row.layout for row in survey.table.kernels.values()}
     rows = len(space.axes) - 1  # m is the last axis
     known_m = space.axes[rows].full & ~1
     layers: list[tuple[frozenset[str], Box]] = [(frozenset(), survey.whole(scheme))]
-    for winner in survey.winners(scheme, device):
-        if winner.kernel is None:
+    for winner in winners(survey.table, device, space, survey.whole(scheme), copies=len(layouts)):
+        layout = CHECKPOINT if winner.kernel is None else survey.table.kernels[winner.kernel].layout
+        if layout == CHECKPOINT:
             continue
-        layout = survey.table.kernels[winner.kernel].layout
         for box in winner.boxes:
             if not box[rows] & known_m:
                 continue

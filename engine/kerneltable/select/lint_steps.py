@@ -1,6 +1,7 @@
 """Proofs about the steps of a route: those that accept nothing, and those that others always hide.
 
-`require` and `prefer` of a deployment hide steps on purpose; the proofs are about the route without them.
+`require` and `prefer` of a deployment hide steps on purpose; the proofs are about the route without them. A kernel that
+promises what one before it does not is not hidden by that one: a deployment may demand the promise.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from kerneltable.select.regions import accepted, claimed, simplest_problem
 from kerneltable.select.survey import Proof, Survey
 
 LAST_RESORTS = ("emulation", "reference")
+PROMISES = ("deterministic", "batch_invariant")
+"""Of numerics: what a deployment can demand."""
 
 
 def prove_steps(survey: Survey) -> Iterator[Proof]:
@@ -24,7 +27,7 @@ def prove_steps(survey: Survey) -> Iterator[Proof]:
 
 
 def _prove_step(survey: Survey, route: Route, place: int) -> Iterator[Proof]:
-    step, before = route.steps[place], route.steps[:place]
+    step, before = route.steps[place], _rivals(survey, route, place)
     space, ordinary = survey.space(route.scheme), survey.whole(route.scheme)
     hidden: tuple[Device, list[Box]] | None = None
     alive = False
@@ -42,6 +45,14 @@ def _prove_step(survey: Survey, route: Route, place: int) -> Iterator[Proof]:
         yield _contradiction(route, place)
     elif hidden is not None:
         yield _hidden(survey, route, place, *hidden)
+
+
+def _rivals(survey: Survey, route: Route, place: int) -> Sequence[Step]:
+    """The steps before one whose kernels promise all that its own promises."""
+    kernels = survey.table.kernels
+    mine = kernels[route.steps[place].kernel].numerics
+    kept = [name for name in PROMISES if getattr(mine, name)]
+    return [other for other in route.steps[:place] if all(getattr(kernels[other.kernel].numerics, n) for n in kept)]
 
 
 def _contradiction(route: Route, place: int) -> Proof:
@@ -72,7 +83,7 @@ def _hidden(survey: Survey, route: Route, place: int, device: Device, mine: list
 
 def _hiders(survey: Survey, route: Route, place: int, device: Device, mine: list[Box]) -> Sequence[Step]:
     """The steps that take part of what this one accepts, first come first served."""
-    step, before = route.steps[place], route.steps[:place]
+    step, before = route.steps[place], _rivals(survey, route, place)
     space = survey.space(route.scheme)
     here = next(environments(survey.table, device, step, before))
     found, left = [], mine

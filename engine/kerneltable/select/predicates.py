@@ -11,10 +11,13 @@ from typing import Any
 
 from kerneltable.errors import KernelTableError
 from kerneltable.model import Device, MultipleOf, Needs, OneOf, Predicate, Problem, Range, Refusal, Table
+from kerneltable.select.problems import LARGEST_SIZE
 from kerneltable.select.versions import distribution, version_fits
 
 Facts = Mapping[str, Any]
 Miss = tuple[str, str] | None
+Sized = tuple[Predicate, str, int, int, int]
+SIZES = frozenset({"m", "n", "k"})
 
 
 class _Unasked:
@@ -62,7 +65,8 @@ def device_facts(table: Table, device: Device) -> dict[str, Any]:
     """What predicates may ask about a device; the chip's facts come from the table, not from the Device.
 
     features is None when the table does not know the chip: a need for one is then refused.
-    needs, refused and kinds remember what needs for packages and ops, rows, and kinds of problems came to here.
+    needs, refused, kinds and few layouts remember what needs for packages and ops, rows, kinds of problems and the
+    packed layouts of a scheme's rows came to here.
     """
     platform = table.platforms.get(device.platform)
     chip = platform.architectures.get(device.architecture or "") if platform else None
@@ -82,6 +86,7 @@ def device_facts(table: Table, device: Device) -> dict[str, Any]:
         "needs": {},
         "refused": {},
         "kinds": {},
+        "few layouts": {},
     }
 
 
@@ -125,6 +130,19 @@ def misses(kernel: str, predicates: Iterable[Predicate], facts: Facts) -> list[R
         if miss is not None:
             found.append(Refusal(kernel, key, miss[0], miss[1], predicate.mark))
     return found
+
+
+def sized(predicate: Predicate) -> Sized:
+    """A limit on m, n or k as (itself, size, low, high, divisor); one that is no such limit is met by nothing."""
+    low, high, divisor = 0, LARGEST_SIZE, 1
+    if isinstance(predicate, MultipleOf):
+        divisor = predicate.divisor
+    elif isinstance(predicate, Range):
+        low = predicate.minimum if isinstance(predicate.minimum, int) else low
+        high = predicate.maximum if isinstance(predicate.maximum, int) else high
+    else:
+        high = -1
+    return predicate, FACT_OF[predicate.key], low, high, divisor
 
 
 def _one_of(predicate: OneOf, name: str, facts: Facts) -> Miss:

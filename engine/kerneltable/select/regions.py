@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from kerneltable.model import Denial, Device, Problem, Route, Step, Table
 from kerneltable.select.boxes import Box, joined, meet, meet_all, minus, minus_all
+from kerneltable.select.budget import Budget, any_m, for_unknown_m, with_own_scales
 from kerneltable.select.predicates import misses
 from kerneltable.select.select import device_refusals, facts_of, holds, ordered
 from kerneltable.select.space import Space, about_problems, domain, simplest
+from kerneltable.select.terms import demand_refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,40 +30,60 @@ class Winner:
         return None if self.step is None else self.step.kernel
 
 
-def winners(table: Table, device: Device, space: Space, within: Box | None = None) -> tuple[Winner, ...]:
+def winners(
+    table: Table, device: Device, space: Space, within: Box | None = None, *, copies: int | None = None
+) -> tuple[Winner, ...]:
     """Every problem of the space that the table can be asked, by the step that wins it, in the order of the route.
 
     within    only the problems of this box; None is all of them
+    copies    packed copies of the weights that a layer may keep; None is what the route says
     returns   disjoint regions that together are the whole; a step that wins nothing is left out
     """
     known = domain(space, table)
-    if known is not None and within is not None:
-        known = meet(known, within)
-    left = [] if known is None else [known]
     route = table.routes.get((space.scheme, device.platform))
+    steps = tuple(ordered(route)) if route else ()
+    allowed = copies if copies is not None or route is None else route.terms.weight_copies
+    budget = Budget.of(table, space, steps, allowed) if allowed is not None else None
+    if known is not None and within is not None:  # a budget is one of all m: it looks at each of them
+        known = meet(known, within if budget is None else any_m(space, within))
+    left = [] if known is None else [known]
     found = []
-    for step in ordered(route) if route else ():
+    for step in steps:
         taken = accepted(table, device, space, step, route=route)
+        taken = taken if budget is None else budget.allows(table.kernels[step.kernel].layout, taken)
         won = joined(meet_all(left, taken))
         if won:
             found.append(Winner(step, tuple(won)))
             left = joined(minus_all(left, taken))
-    return (*found, Winner(None, tuple(left))) if left else tuple(found)
+            if budget is not None:
+                budget.keep(table.kernels[step.kernel].layout, won)
+    every = (*found, Winner(None, tuple(left))) if left else tuple(found)
+    return every if budget is None or within is None else _inside(every, within)
+
+
+def _inside(every: Iterable[Winner], within: Box) -> tuple[Winner, ...]:
+    cut = (Winner(one.step, tuple(meet_all(one.boxes, [within]))) for one in every)
+    return tuple(one for one in cut if one.boxes)
 
 
 def accepted(table: Table, device: Device, space: Space, step: Step, *, route: Route | None = None) -> list[Box]:
     """The problems that a step takes on a device whatever stands before it, as disjoint boxes.
 
-    route   with it, what `require` keeps away is left out too
+    route   with it, what `require` and the demands of its plans keep away is left out too
     """
     required = route.require if route else None
     if required is not None and step.kernel != required.kernel:
         return []
+    if demand_refusals(table.kernels[step.kernel], route):
+        return []
+    one_kernel = route is not None and route.terms.one_kernel is not None
     boxes = claimed(table, device, space, step)
+    boxes = with_own_scales(space, for_unknown_m(space, boxes)) if one_kernel else boxes
     for denial in table.denials:
         if boxes and denial.kernel == step.kernel:
             denied = _denied(table, device, space, denial)
-            boxes = boxes if denied is None else minus(boxes, denied)
+            for box in [] if denied is None else for_unknown_m(space, [denied]) if one_kernel else [denied]:
+                boxes = minus(boxes, box)
     return boxes
 
 

@@ -16,11 +16,9 @@ from kerneltable.model import (
     Device,
     Kernel,
     Mark,
-    MultipleOf,
     Needs,
     Predicate,
     Problem,
-    Range,
     Refusal,
     Route,
     Selection,
@@ -28,13 +26,24 @@ from kerneltable.model import (
     Table,
 )
 from kerneltable.names import hint
-from kerneltable.select.predicates import FACT_OF, Facts, check, chip_name, device_facts, misses, problem_facts
+from kerneltable.select.predicates import (
+    FACT_OF,
+    SIZES,
+    Facts,
+    Sized,
+    check,
+    chip_name,
+    device_facts,
+    misses,
+    problem_facts,
+    sized,
+)
 from kerneltable.select.problems import complete, scheme_of
+from kerneltable.select.terms import demand_refusals, over_budget, packed_layouts
 from kerneltable.select.versions import distribution
 
 MOST_ANSWERS = 4096
 MOST_KINDS = 256
-SIZES = frozenset({"m", "n", "k"})
 
 
 def select(table: Table, device: Device, problem: Problem) -> Selection:
@@ -60,7 +69,8 @@ def refusals(table: Table, kernel_id: str, device: Device, problem: Problem) -> 
     kernel = _kernel(table, kernel_id)
     problem = complete(scheme_of(table, problem.scheme), problem)
     facts = {**facts_of(table, device), **problem_facts(problem), "model": problem.model}
-    return _row_refusals(table, kernel, device, facts)
+    route = table.routes.get((problem.scheme, device.platform))
+    return (*demand_refusals(kernel, route, facts), *_row_refusals(table, kernel, device, facts))
 
 
 def _decide(table: Table, device: Device, problem: Problem) -> Selection:
@@ -71,10 +81,14 @@ def _decide(table: Table, device: Device, problem: Problem) -> Selection:
     facts = {**facts_of(table, device), **problem_facts(problem)}
     facts["model"] = problem.model
     facts["unsized"] = _answers_of_kind(facts, problem)
+    if route.terms.one_kernel is not None:
+        facts["m"] = None
+    denied = _over_budget(table, route, steps, device, problem)
     chosen: str | None = None
     candidates = []
-    for step in steps:
+    for place, step in enumerate(steps):
         refused = _step_refusals(table, route, step, device, facts)
+        refused = (denied[place], *refused) if place in denied else refused
         verdict = "refused" if refused else "later" if chosen else "chosen"
         if verdict == "chosen":
             chosen = step.kernel
@@ -93,7 +107,10 @@ def ordered(route: Route) -> Iterator[Step]:
 
 
 def _step_refusals(table: Table, route: Route, step: Step, device: Device, facts: Facts) -> tuple[Refusal, ...]:
-    refused = _row_refusals(table, _kernel(table, step.kernel), device, facts)
+    row = _kernel(table, step.kernel)
+    refused = _row_refusals(table, row, device, facts)
+    if route.terms.demands:
+        refused = (*demand_refusals(row, route, facts), *refused)
     required = route.require
     if required is not None and step.kernel != required.kernel:
         wanted = f"{required.kernel} (required)"
@@ -103,39 +120,56 @@ def _step_refusals(table: Table, route: Route, step: Step, device: Device, facts
     return refused
 
 
+def _over_budget(
+    table: Table, route: Route, steps: tuple[Step, ...], device: Device, problem: Problem
+) -> dict[int, Refusal]:
+    """The steps that would pack one copy of this layer's weights too many; worked out once for all its m."""
+    kept = facts_of(table, device)
+    few: bool | None = kept["few layouts"].get(route.scheme)
+    if few is None:
+        here = [step for step in steps if not _device_refusals(_kernel(table, step.kernel), device, kept)]
+        few = kept["few layouts"][route.scheme] = len(packed_layouts(table, here)) <= route.terms.weight_copies
+    if few:
+        return {}
+    layer = problem.at(None)
+    question = ("over budget", device, layer)
+    denied: dict[int, Refusal] | None = table.answers.get(question)
+    if denied is None:
+        facts = {**kept, **problem_facts(layer), "model": layer.model, "unsized": _answers_of_kind(kept, layer)}
+        one_kernel = route.terms.one_kernel is not None
+
+        def takes(step: Step, m: int | None) -> bool:
+            facts["m"] = None if one_kernel else m
+            return not _step_refusals(table, route, step, device, facts)
+
+        denied = over_budget(table, route, steps, layer, takes)
+        _remember(table, question, denied)
+    return denied
+
+
 def _row_refusals(table: Table, kernel: Kernel, device: Device, facts: Facts) -> tuple[Refusal, ...]:
     """The refusals of denials, of the device and of the problem, in this order: the most telling one first."""
-    denials = [d for d in table.denials if d.kernel == kernel.id and _applies(d, device, facts)]
-    return (
-        *map(_denied, denials),
-        *_device_refusals(kernel, device, facts),
-        *_problem_refusals(kernel, facts),
+    found = (*_device_refusals(kernel, device, facts), *_problem_refusals(kernel, facts))
+    denials = (
+        [d for d in table.denials if d.kernel == kernel.id and _applies(d, device, facts)] if table.denials else ()
     )
+    return (*map(_denied, denials), *found) if denials else found
 
 
 def _problem_refusals(kernel: Kernel, facts: Facts) -> tuple[Refusal, ...]:
     """What of the problem a row does not accept; what has nothing to do with m, n and k is worked out once a kind."""
-    known: dict[str, tuple[tuple[Refusal, ...], tuple[Predicate, ...]]] = facts.get("unsized", {})
+    known: dict[str, tuple[tuple[Refusal, ...], tuple[Sized, ...]]] = facts.get("unsized", {})
     answer = known.get(kernel.id)
     if answer is None:
-        sized = tuple(predicate for predicate in kernel.accepts if FACT_OF.get(predicate.key) in SIZES)
-        others = [predicate for predicate in kernel.accepts if predicate not in sized]
-        answer = known[kernel.id] = (tuple(misses(kernel.id, others, facts)), sized)
-    unfit = [predicate for predicate in answer[1] if not _fits_well(predicate, facts)]
+        limits = tuple(sized(predicate) for predicate in kernel.accepts if FACT_OF.get(predicate.key) in SIZES)
+        others = [predicate for predicate in kernel.accepts if FACT_OF.get(predicate.key) not in SIZES]
+        answer = known[kernel.id] = (tuple(misses(kernel.id, others, facts)), limits)
+    unfit = [
+        predicate
+        for predicate, name, low, high, divisor in answer[1]
+        if (size := facts[name]) is None or not low <= size <= high or size % divisor
+    ]
     return (*answer[0], *misses(kernel.id, unfit, facts)) if unfit else answer[0]
-
-
-def _fits_well(predicate: Predicate, facts: Facts) -> bool:
-    """Whether a limit on a known m, n or k holds, decided the short way; False leaves it to `misses`."""
-    size = facts[FACT_OF[predicate.key]]
-    if size is None:
-        return False
-    if isinstance(predicate, MultipleOf):
-        return bool(size % predicate.divisor == 0)
-    if isinstance(predicate, Range):
-        low, high = predicate.minimum, predicate.maximum
-        return bool((low is None or low <= size) and (high is None or size <= high))
-    return False
 
 
 def _answers_of_kind(facts: Facts, problem: Problem) -> dict[str, Any]:
@@ -234,6 +268,9 @@ def _notes(table: Table, route: Route, device: Device, chosen: str | None) -> It
     facts = facts_of(table, device)
     if facts["architecture"] is None:
         yield f"the table does not know this chip ({chip_name(facts)}): only portable rows may run"
+    demand = route.terms.one_kernel
+    if demand is not None:
+        yield f"batch_invariant is demanded ({demand.mark}): one kernel serves every m, so limits on m refuse"
     if route.require is not None and chosen is None:
         yield f"'{route.require.kernel}' is required ({route.require.mark}) and refuses: nothing else may be taken"
     elif route.require is None and route.prefer is not None and chosen != route.prefer.kernel:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from kerneltable.model import (
     Architecture,
     Choice,
+    Demand,
     Denial,
     Family,
     Kernel,
@@ -25,6 +26,7 @@ from kerneltable.model import (
     Scheme,
     Step,
     Table,
+    Terms,
     Verified,
 )
 from kerneltable.table.merge import Merged, RouteKey, all_routes, kernel_of
@@ -90,6 +92,7 @@ def _architecture(
     inside = (family.name for family in families.values() if number and family.minimum <= number <= family.maximum)
     memory = inherited(architectures, name, "shared_memory_kib")
     fp8 = inherited(architectures, name, "fp8")
+    target = inherited(architectures, name, "target")
     return Architecture(
         name=name,
         platform=platform,
@@ -99,6 +102,7 @@ def _architecture(
         shared_memory_kib=None if memory is None else memory.value,
         fp8=None if fp8 is None else fp8.value,
         mark=architectures[name].mark,
+        target=None if target is None else target.value,
     )
 
 
@@ -164,7 +168,17 @@ def _routes(merged: Merged) -> Iterator[tuple[RouteKey, Route]]:
     for key, node in all_routes(merged.root).items():
         steps = tuple(Step(kernel_of(step) or "", _below(step, "when"), step.mark) for step in node.items())
         require, prefer = _choice(merged.require.get(key)), _choice(merged.prefer.get(key))
-        yield key, Route(key[0], key[1], steps, require, prefer, node.mark)
+        terms = _terms(merged.root.at("plans"), merged.plans.get(key))
+        yield key, Route(key[0], key[1], steps, require, prefer, node.mark, terms)
+
+
+def _terms(every: Node | None, own: Node | None) -> Terms:
+    """What the plans of a route keep to: its own word, else that for all routes, else the default."""
+    said = {name: node for plans in (every, own) if plans is not None for name, node in plans.entries().items()}
+    wanted = [name for name in ("batch_invariant", "deterministic") if name in said and said[name].value]
+    demands = tuple(Demand(name, said[name].mark) for name in wanted)
+    copies = said.get("weight_copies")
+    return Terms(demands=demands) if copies is None else Terms(copies.value, copies.mark, demands)
 
 
 def _choice(node: Node | None) -> Choice | None:
@@ -200,6 +214,8 @@ def _marks(merged: Merged) -> dict[Path, Mark]:
     marks = {path: node.mark for path, node in walk(merged.root)}
     for verb, chosen in (("require", merged.require), ("prefer", merged.prefer)):
         marks.update({("routes", *key, verb): node.mark for key, node in chosen.items()})
+    for key, plans in merged.plans.items():
+        marks.update({("routes", *key, "plans", *path): node.mark for path, node in walk(plans)})
     for place, row in enumerate(merged.disables.values()):
         marks.update({("disable", place, *path): node.mark for path, node in walk(row)})
     return marks

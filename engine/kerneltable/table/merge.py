@@ -17,6 +17,7 @@ class Merged:
 
     root      the table's sections; `routes` already holds the changed orders
     require, prefer   the kernels that deployments named, by (scheme, platform)
+    plans     what deployments said about the plans of one route, by (scheme, platform)
     disables  the `disable` rows in force, by (kernel, platform, scheme)
     listed    every kernel that a route of the table lists, before overrides
     removed   kernels that an override took out of a route
@@ -26,6 +27,7 @@ class Merged:
     root: Node
     require: dict[RouteKey, Node] = field(default_factory=dict)
     prefer: dict[RouteKey, Node] = field(default_factory=dict)
+    plans: dict[RouteKey, Node] = field(default_factory=dict)
     disables: dict[tuple[str, str | None, str | None], Node] = field(default_factory=dict)
     listed: frozenset[str] = frozenset()
     removed: set[tuple[RouteKey, str]] = field(default_factory=set)

@@ -69,6 +69,8 @@ def _sections(merged: Merged) -> Iterator[tuple[Path, Node]]:
     for verb, chosen in (("require", merged.require), ("prefer", merged.prefer)):
         for key, node in chosen.items():
             yield ("routes", *key, verb), node
+    for key, node in merged.plans.items():
+        yield ("routes", *key, "plans"), node
     for place, row in enumerate(merged.disables.values()):
         yield ("disable", place), row
 
@@ -150,5 +152,5 @@ def _listing(history: _History, merged: Merged) -> Iterator[Origin]:
 
 def _rank(path: Path) -> int:
     """Sections in the order in which people read them; what a deployment forces stands beside its route."""
-    order = ("table", "platforms", "schemes", "kernels", "routes", "errata", "disable")
+    order = ("table", "platforms", "schemes", "kernels", "routes", "plans", "errata", "disable")
     return order.index(str(path[0])) if path[0] in order else len(order)

@@ -11,7 +11,7 @@ from kerneltable.table.origin_text import Origin, said
 from kerneltable.table.platforms import lineage
 from kerneltable.table.report import Path
 
-_COPIED = ("shared_memory_kib", "fp8")
+_COPIED = ("shared_memory_kib", "fp8", "target")
 
 
 def chip_values(platforms: Node) -> Iterator[Origin]:

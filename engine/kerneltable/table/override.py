@@ -23,7 +23,7 @@ def apply_override(merged: Merged, override: Node, report: Report) -> None:
         return
     truth = override.at("allow_empty")
     merged.allow_empty = merged.allow_empty or (truth is not None and truth.value is True)
-    for section in ("platforms", "schemes"):
+    for section in ("platforms", "schemes", "plans"):
         _merge_section(merged, override, section, report)
     _merge_kernels(merged, override, report)
     routes = override.at("routes")
@@ -154,6 +154,18 @@ def _change_route(merged: Merged, key: tuple[str, str], change: Node, report: Re
         if key in chosen and chosen[key].value == node.value:
             _unchanged(report, f"{verb}: {node.value}", node, chosen[key].mark)
         chosen[key] = node
+    plans = change.at("plans")
+    if plans is not None:
+        _change_plans(merged, key, plans, report)
+
+
+def _change_plans(merged: Merged, key: tuple[str, str], plans: Node, report: Report) -> None:
+    """Lay what one route's plans keep to over what was said of them before."""
+    before = merged.plans.get(key)
+    for path, old, new in changes(before, plans, ("routes", *key, "plans")):
+        if old is not None and old.plain() == new.plain():
+            _unchanged(report, dotted(path), new, old.mark)
+    merged.plans[key] = overlay(before, plans)
 
 
 def _disable(merged: Merged, row: Node, place: int, report: Report) -> None:

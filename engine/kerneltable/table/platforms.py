@@ -119,8 +119,7 @@ def _check_capability(
     node = architectures[name]
     written = node.at("capability")
     if path[1] != CAPABLE:
-        if written is not None:
-            _no_capability(report, written, (*path, "capability"))
+        _only_there(architectures[name], path, report)
         return
     given, named = capability_of(written), named_capability(name)
     if written is not None and given is not None and named not in (None, given):
@@ -137,6 +136,16 @@ def _check_capability(
         say(report, "KT331", message, node, path, "keep one of them, or give the other its own capability")
     else:
         seen[found] = name
+
+
+def _only_there(architecture: Node, path: Path, report: Report) -> None:
+    """What only chips of CUDA have, found on another platform."""
+    written, target = architecture.at("capability"), architecture.at("target")
+    if written is not None:
+        _no_capability(report, written, (*path, "capability"))
+    if target is not None:
+        message = f"{path[1]} has no compile target"
+        say(report, "KT309", message, target, (*path, "target"), "take it out; only code of cuda is compiled by target")
 
 
 def _no_capability(report: Report, node: Node, path: Path) -> None:

@@ -21,7 +21,8 @@ RULES = (
     Rule("KT308", "architectures copy each other", "`like` leads back to where it started.",
          "sm80: {like: sm86}\nsm86: {like: sm80}", "sm80: {features: []}\nsm86: {like: sm80}",
          "Write the features of one of them out."),
-    Rule("KT309", "capability that cannot be", "Only cuda counts compute capabilities, and smXY means X.Y.",
+    Rule("KT309", "capability that cannot be", "Only cuda counts compute capabilities and compiles for "
+         "targets; smXY means X.Y.",
          "sm90: {capability: '9.1'}", "sm90: {capability: '9.0'}", "Correct it, or leave it out."),
     Rule("KT310", "feature change that changes nothing", "`adds` names features that the copied architecture lacks, "
          "`removes` those that it has; anything else is a slip.", "sm89: {like: sm86, removes: [wgmma]}",

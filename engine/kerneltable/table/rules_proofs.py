@@ -28,9 +28,10 @@ RULES = (
          "away, and the first reorder exposes it.", "runs_on: {cuda: {portable: true}}",
          'runs_on: {cuda: {portable: true, capability: {min: "8.9"}}}',
          "Give the row a lower bound or the feature that it needs.", "warning"),
-    Rule("KT508", "too many weight layouts", "As m changes, one layer would use kernels with more different weight "
-         "layouts than are meant to be kept; each is a copy of the weights.", "", "",
-         "Join bands of m, or let the kernels share a layout.", "warning"),
+    Rule("KT508", "too many weight layouts", "As m changes, one layer would use kernels of more packed weight layouts "
+         "than `plans.weight_copies` allows; each is a copy of the weights. The first ones in the route's order have "
+         "their copy, the steps of the others are refused for such a layer.", "", "",
+         "Let kernels share a layout, join bands of m, or set `weight_copies` higher.", "warning"),
     Rule("KT510", "decision that changes", "`diff` found problems that get another kernel, or the same one with "
          "another kind, numerics or layout.", "", "", "Look whether the change is meant.", "warning"),
     Rule("KT511", "decision that becomes slow", "`diff` found problems that lose their fast kernel to an emulation, to "
@@ -44,4 +45,7 @@ RULES = (
          "that its row names.", "", "", "Correct the code, or take the architecture out of the row.", "error"),
     Rule("KT523", "not checked on this machine", "A compiler that `check --deep` would need is not here, or the kernel "
          "asks its device before it can be constructed.", "", "", "Check on a machine that has it.", "note"),
+    Rule("KT524", "kernel that its canary did not survive", "`check --canary` runs each kernel that fits this machine "
+         "in a process of its own. This one hung, crashed, failed or computed wrong numbers.", "", "",
+         "Disable it in an override until it is repaired.", "error"),
 )  # fmt: skip

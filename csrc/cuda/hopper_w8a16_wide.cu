@@ -1,0 +1,393 @@
+// FP8 weights, 16-bit inputs, many rows, for SM90: what hopper_w8a16.cu computes, from the same packed weight, in tiles
+// of 128 rows of the weight and 256 rows of the input.
+//
+//   out[m, n] = round(sum over k: x[m, k] * w[n, k] * scale + bias[n])
+//
+// Blocks stay and take one tile after another; while two warpgroups round and store a tile, the copies of the next one
+// run, and those of the first weights run while the kernel before this one still does (see overlap.cuh). Stages are 64 of
+// k deep, so that many copies are in flight; KT_INPUTS neighbours along n, a cluster, fetch their common input tile
+// together. KT_SCALES as in hopper_w8a16.cu: 0 rows, 1 blocks of 128 x 128, 2 a row's 32 columns.
+//
+// Scales of rows and of 32 columns: one sum stays in the matrix unit, the next stage is widened while one is multiplied.
+// Scales of blocks: each 128 of k gives a partial sum, made in two slices of columns so that only a slice of it takes
+// registers beside the whole sum; with KT_TURNS the warpgroups issue products in turns, so that one widens and adds while
+// the other multiplies.
+//
+// Compile-time: KT_INPUTS (1, 2), KT_SCALES, KT_TURNS (0, 1: with scales of blocks), KT_IN, KT_OUT.
+#include "hopper_widened.cuh"
+#include "store.cuh"
+
+constexpr int kColumns = 256, kStages = 5, kInputs = KT_INPUTS;
+constexpr int kSlices = KT_SCALES == 1 ? 2 : 1;
+constexpr int kGiven = KT_SCALES == 1 ? 24 : 40, kTaken = KT_SCALES == 1 ? 240 : 232;  // registers: producing, consuming
+constexpr int kRows = 128, kDepth = 64, kConsumers = 256, kWarps = kConsumers / 32;
+constexpr int kCodes = 64 * kDepth, kExponents = KT_SCALES == 2 ? 64 * 128 / 32 : 0;  // of a stage; of 128 of k
+constexpr int kPacked = 2 * kCodes + kExponents;  // a packed tile: 64 rows, 128 of k
+constexpr int kPart = kCodes + kExponents;        // of it in a stage: half the codes, all of the exponents
+constexpr int kWeightBytes = 2 * kPart, kInputBytes = kColumns * kDepth * 2;
+constexpr int kSlice = kColumns / kSlices;  // columns of one matrix instruction
+constexpr int kStaged = 64 * 16;            // 16-bit results that a warp turns round at a time
+constexpr int kTogether = 4;                // tiles of the input that are taken with one tile of the weight
+
+struct Pipeline {
+  uint32_t weight, input;  // shared addresses of stage 0
+  uint32_t full, empty;    // barriers of stage 0
+};
+
+// Which stage comes next, and the parity of its barriers.
+struct Turn {
+  int slot = 0, phase = 0;
+  __device__ __forceinline__ void advance() {
+    if (++slot == kStages) slot = 0, phase ^= 1;
+  }
+};
+
+struct Tile {
+  int row, column;
+};
+
+// The tiles in the order in which the blocks take them: a few tiles of the input, then the next tile of the weight, so
+// that what runs at one time shares both in the L2 cache.
+__device__ __forceinline__ Tile tile_at(int i, int m, int n) {
+  const int across = (n + kRows * kInputs - 1) / (kRows * kInputs), up = (m + kColumns - 1) / kColumns;
+  const int first = i / (across * kTogether) * kTogether, within = i % (across * kTogether);
+  const int together = min(kTogether, up - first);
+  return {(within / together * kInputs + static_cast<int>(blockIdx.x) % kInputs) * kRows,
+          (first + within % together) * kColumns};
+}
+
+__device__ __forceinline__ int tile_count(int m, int n) {
+  return (n + kRows * kInputs - 1) / (kRows * kInputs) * ((m + kColumns - 1) / kColumns);
+}
+
+// Where the codes of a tile's first 64 rows of the weight start, and how far behind them those of the second 64 are.
+struct Source {
+  const char* first;
+  int to_second;
+};
+
+__device__ __forceinline__ Source source_of(const char* weight, int row, int n, int k_blocks) {
+  const int tiles = (n + 63) / 64, tile = min(row / 64, tiles - 1);  // what lies outside the matrix is not stored
+  return {weight + static_cast<int64_t>(tile) * k_blocks * kPacked, tile + 1 < tiles ? k_blocks * kPacked : 0};
+}
+
+// Half a packed tile of both groups' rows, and the exponents of all of it.
+__device__ __forceinline__ void fetch_weight(const Pipeline& at, const Source& from, int part, int slot) {
+  const uint32_t full = at.full + slot * 8, to = at.weight + slot * kWeightBytes;
+  barrier_expect(full, kWeightBytes + kInputBytes);
+#pragma unroll
+  for (int group = 0; group < 2; ++group) {
+    const char* own = from.first + group * from.to_second + part / 2 * kPacked;
+    copy_bytes(to + group * kPart, own + part % 2 * kCodes, kCodes, full);
+    if (kExponents > 0) copy_bytes(to + group * kPart + kCodes, own + 2 * kCodes, kExponents, full);
+  }
+}
+
+// One lane keeps up to kStages stages in flight, over the ends of tiles.
+__device__ void produce(const Pipeline& at, const char* weight, const TensorMap* input, int m, int n, int k_blocks) {
+  const int share = static_cast<int>(blockIdx.x) % kInputs * (kColumns / kInputs), tiles = tile_count(m, n);
+  int early = min(kStages, 2 * k_blocks);
+  const Source from_first = source_of(weight, tile_at(blockIdx.x / kInputs, m, n).row, n, k_blocks);
+  for (int part = 0; part < early; ++part) fetch_weight(at, from_first, part, part);
+  wait_for_previous();  // it may write the input, but never the weight
+  let_next_start();
+  Turn turn;
+  turn.phase = 1;  // nothing has to be given back in the first round
+  for (int i = blockIdx.x / kInputs; i < tiles; i += gridDim.x / kInputs) {
+    const Tile tile = tile_at(i, m, n);
+    const Source from = source_of(weight, tile.row, n, k_blocks);
+#pragma unroll 1
+    for (int part = 0; part < 2 * k_blocks; ++part) {
+      const uint32_t full = at.full + turn.slot * 8, x = at.input + turn.slot * kInputBytes + share * 128;
+      barrier_wait(at.empty + turn.slot * 8, turn.phase);
+      if (early > 0) --early;
+      else fetch_weight(at, from, part, turn.slot);
+      if (kInputs == 1) copy_tile(x, input, part * kDepth, tile.column, full);
+      else copy_tile_to(x, input, part * kDepth, tile.column + share, full, (1 << kInputs) - 1);
+      turn.advance();
+    }
+  }
+}
+
+// What one warpgroup needs to widen and multiply.
+struct Consumer {
+  Pipeline at;
+  const char* weights;  // stage 0, this thread's codes of this group's part
+  const char* powers;   // stage 0, this thread's exponents
+  int lane, group;
+  Turn next;            // the stage that is widened next
+
+  // The codes of a stage as fragments of 4 instructions; kHalf tells which 64 of a packed tile's 128 they are.
+  template <int kHalf>
+  __device__ __forceinline__ void widen(uint32_t* fragments) {
+    barrier_wait(at.full + next.slot * 8, next.phase);
+    const char* from = weights + next.slot * kWeightBytes;
+#if KT_SCALES == 2
+    const uint32_t exponents = *reinterpret_cast<const uint32_t*>(powers + next.slot * kWeightBytes + 4 * kHalf);
+#endif
+#pragma unroll
+    for (int quarter = 0; quarter < 2; ++quarter) {
+      const uint4 codes = *reinterpret_cast<const uint4*>(from + quarter * 2048);
+      const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+      uint32_t upper = kWiden, lower = kWiden;
+#if KT_SCALES == 2
+      upper = widening_power_of(exponents, 2 * quarter), lower = widening_power_of(exponents, 2 * quarter + 1);
+#endif
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        fragments[quarter * 8 + 2 * i] = times(spread(words[i]), upper);
+        fragments[quarter * 8 + 2 * i + 1] = times(spread(words[i] << 8), lower);
+      }
+    }
+  }
+
+  // The four products of a stage; the first one starts a new sum where kContinue is 0.
+  template <int kContinue>
+  __device__ __forceinline__ void multiply(float (&sum)[kSlice / 2], const uint32_t* fragments, int slot, int slice) {
+    const uint64_t x = tile_descriptor(at.input + slot * kInputBytes + slice * kSlice * 128);
+    WgmmaWidened<kSlice>::template mma<kContinue>(sum, fragments, x);
+    WgmmaWidened<kSlice>::template mma<1>(sum, fragments + 4, x + 2);
+    WgmmaWidened<kSlice>::template mma<1>(sum, fragments + 8, x + 4);
+    WgmmaWidened<kSlice>::template mma<1>(sum, fragments + 12, x + 6);
+  }
+
+  __device__ __forceinline__ void release(int slot) {
+    __syncwarp();
+    if (kInputs == 1 && lane == 0) barrier_arrive(at.empty + slot * 8);
+    if (kInputs > 1 && lane < kInputs) barrier_arrive_at(at.empty + slot * 8, lane);
+  }
+};
+
+#if KT_SCALES == 1
+
+// The warpgroups issue in turns: named barriers 2 and 3 are the turns of the first and the second one.
+__device__ __forceinline__ void take_turn(int group) {
+  if (KT_TURNS) asm volatile("bar.sync %0, %1;" ::"r"(2 + group), "n"(kConsumers) : "memory");
+}
+__device__ __forceinline__ void give_turn(int group) {
+  if (KT_TURNS) asm volatile("bar.arrive %0, %1;" ::"r"(3 - group), "n"(kConsumers) : "memory");
+}
+
+template <int kSliceIndex>
+__device__ __forceinline__ void promote(const float (&part)[kSlice / 2], float scale, float (&sum)[kColumns / 2]) {
+#pragma unroll
+  for (int j = 0; j < kSlice / 2; ++j) {
+    float& total = sum[kSliceIndex * (kSlice / 2) + j];
+    total = fmaf(part[j], scale, total);
+  }
+}
+
+// The slices of 128 of k from kSliceIndex on. The last one is left running, in two halves, so that fragments of the first
+// half can be overwritten while the second one is multiplied.
+template <int kSliceIndex>
+__device__ __forceinline__ void slices(Consumer& self, int first, int second, float scale, int& turns,
+                                       const uint32_t (&fragments)[32], float (&part)[kSlice / 2],
+                                       float (&sum)[kColumns / 2]) {
+  constexpr bool kLast = kSliceIndex == kSlices - 1;
+  take_turn(self.group);
+  wgmma_fence();
+  self.multiply<0>(part, fragments, first, kSliceIndex);
+  if (kLast) wgmma_commit();
+  self.multiply<1>(part, fragments + 16, second, kSliceIndex);
+  wgmma_commit();
+  if (self.group == 0 || --turns > 0) give_turn(self.group);
+  if constexpr (!kLast) {
+    wgmma_wait<0>();
+#pragma unroll
+    for (int j = 0; j < kSlice / 2; ++j) pin(part[j]);
+    promote<kSliceIndex>(part, scale, sum);
+    slices<kSliceIndex + 1>(self, first, second, scale, turns, fragments, part, sum);
+  }
+}
+
+// A whole tile, 128 of k at a time. The first half of `fragments` arrives widened, and so it leaves, for the next tile if
+// there is one. `turns` counts down to this block's last.
+__device__ __forceinline__ void consume(Consumer& self, const float* scales, int k_blocks, bool last_tile, int& turns,
+                                        uint32_t (&fragments)[32], float (&sum)[kColumns / 2]) {
+  float part[kSlice / 2];
+#pragma unroll
+  for (int j = 0; j < kColumns / 2; ++j) sum[j] = 0.0f;
+  for (int i = 0; i < k_blocks; ++i) {
+    const float scale = __ldg(scales + i);
+    const int first = self.next.slot;
+    self.next.advance();
+    const int second = self.next.slot;
+    self.widen<1>(fragments + 16);
+    self.next.advance();
+    slices<0>(self, first, second, scale, turns, fragments, part, sum);
+    wgmma_wait<1>();
+    if (i + 1 < k_blocks || !last_tile) self.widen<0>(fragments);
+    wgmma_wait<0>();
+#pragma unroll
+    for (int j = 0; j < kSlice / 2; ++j) pin(part[j]);
+    self.release(first), self.release(second);
+    promote<kSlices - 1>(part, scale, sum);
+  }
+}
+
+#else
+
+// A whole tile. `even` arrives widened, and so it leaves, for the next tile if there is one. Two stages at most are being
+// multiplied, so that the matrix unit has the next one when it ends one.
+__device__ __forceinline__ void consume(Consumer& self, int k_blocks, bool last_tile, uint32_t (&even)[16],
+                                        float (&sum)[kColumns / 2]) {
+  uint32_t odd[16];
+  int first, second = -1;
+#pragma unroll
+  for (int j = 0; j < kColumns / 2; ++j) sum[j] = 0.0f;
+  for (int i = 0; i < k_blocks; ++i) {
+    first = self.next.slot;
+    wgmma_fence();
+    self.multiply<1>(sum, even, first, 0);
+    wgmma_commit();
+    self.next.advance();
+    wgmma_wait<1>();
+    if (i > 0) self.release(second);
+    second = self.next.slot;
+    self.widen<1>(odd);
+    wgmma_fence();
+    self.multiply<1>(sum, odd, second, 0);
+    wgmma_commit();
+    self.next.advance();
+    wgmma_wait<1>();
+    self.release(first);
+    if (i + 1 < k_blocks || !last_tile) self.widen<0>(even);
+  }
+  wgmma_wait<0>();
+  self.release(second);
+#pragma unroll
+  for (int j = 0; j < kColumns / 2; ++j) pin(sum[j]);
+}
+
+#endif
+
+// What a thread's two rows of the weight are multiplied with, and what is added; adding -0 changes nothing.
+struct Finish {
+  float scale[2] = {1.0f, 1.0f}, add[2] = {-0.0f, -0.0f};
+  __device__ __forceinline__ float operator()(float sum, int half) const { return sum * scale[half] + add[half]; }
+};
+
+#if KT_OUT == 2
+
+// 16 rows of the weight by all columns: eight lanes hold neighbours in memory.
+__device__ void store(char*, const float (&sum)[kColumns / 2], const Finish& finish, Out* out, int m, int n, int lane) {
+#pragma unroll
+  for (int j = 0; j < kColumns / 2; ++j) {
+    const int column = j / 4 * 8 + lane % 4 * 2 + j % 2, half = j / 2 % 2;
+    if (column < m) out[static_cast<int64_t>(column) * n + half * 8 + lane / 4] = finish(sum[j], half);
+  }
+}
+
+#else
+
+__device__ __forceinline__ void store_transposed(uint32_t to, const uint32_t (&words)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};"
+               ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+}
+
+// Where 8 results of a column lie in the staging: 32 bytes a column, the halves crossed over in every second four
+// columns, so that eight columns touch every bank once.
+__device__ __forceinline__ int staged(int column, int half) { return column * 32 + (half ^ (column >> 2 & 1)) * 16; }
+
+// 16 rows of the weight by all columns: turned round in shared memory 64 columns at a time, so that a column's 16
+// neighbours leave as two words of 16 bytes, a whole sector.
+__device__ void store(char* staging, const float (&sum)[kColumns / 2], const Finish& finish, Out* out, int m, int n,
+                      int lane) {
+#pragma unroll
+  for (int first = 0; first < kColumns; first += 64) {
+    if (first >= m) break;
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      uint32_t words[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int j = first / 2 + pair * 8 + i * 2;
+        words[i] = pack_pair(finish(sum[j], i % 2), finish(sum[j + 1], i % 2));
+      }
+      store_transposed(shared_address(staging + staged(pair * 16 + lane / 16 * 8 + lane % 8, lane / 8 % 2)), words);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int column = i * 16 + lane / 2;
+      const uint4 word = *reinterpret_cast<const uint4*>(staging + staged(column, lane % 2));
+      if (first + column < m)
+        *reinterpret_cast<uint4*>(out + static_cast<int64_t>(first + column) * n + lane % 2 * 8) = word;
+    }
+    __syncwarp();
+  }
+}
+
+#endif
+
+// One warpgroup: its 64 rows of every tile of this block.
+__device__ __forceinline__ void work(const Pipeline& at, char* weights, char* staging, const float* weight_scale,
+                                     const float* bias, Out* out, int m, int n, int k_blocks) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int tiles = tile_count(m, n), step = gridDim.x / kInputs;
+  Consumer self;
+  self.at = at, self.lane = lane, self.group = warp / 4;
+  self.weights = weights + warp / 4 * kPart + warp % 4 * 512 + lane * 16;
+  self.powers = weights + warp / 4 * kPart + kCodes + (warp % 4 * 8 + lane / 4) * 8;
+  float sum[kColumns / 2];
+#if KT_SCALES == 1
+  int turns = ((tiles - 1 - static_cast<int>(blockIdx.x) / kInputs) / step + 1) * k_blocks * kSlices;
+  if (self.group == 1) give_turn(1);  // the first warpgroup begins
+#endif
+  wait_for_previous();  // every thread that reads what was written for this call, and writes, has waited itself
+  uint32_t fragments[KT_SCALES == 1 ? 32 : 16];
+  self.widen<0>(fragments);  // the grid is never larger than the tiles
+  for (int i = blockIdx.x / kInputs; i < tiles; i += step) {
+    const Tile tile = tile_at(i, m, n);
+    const int row = tile.row + warp * 16;
+#if KT_SCALES == 1
+    const int scale_row = min(tile.row / 128, (n + 127) / 128 - 1);
+    consume(self, weight_scale + static_cast<int64_t>(scale_row) * k_blocks, k_blocks, i + step >= tiles, turns,
+            fragments, sum);
+#else
+    consume(self, k_blocks, i + step >= tiles, fragments, sum);
+#endif
+    if (row >= n) continue;
+    Finish finish;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#if KT_SCALES == 0
+      finish.scale[half] = __ldg(weight_scale + row + half * 8 + lane / 4);
+#endif
+      if (bias != nullptr) finish.add[half] = bias[row + half * 8 + lane / 4];
+    }
+    store(staging + warp * kStaged * 2, sum, finish, out + static_cast<int64_t>(tile.column) * n + row,
+          m - tile.column, n, lane);
+  }
+}
+
+extern "C" __global__ void __cluster_dims__(kInputs, 1, 1) __launch_bounds__(kConsumers + 128, 1)
+hopper_w8a16_wide(const __grid_constant__ TensorMap input, const char* weight, const float* weight_scale,
+                  const float* bias, Out* out, int m, int n, int k_blocks) {
+  extern __shared__ char raw[];
+  __shared__ alignas(8) uint64_t barriers[2 * kStages];
+  const uint32_t misfit = shared_address(raw) % 1024;
+  char* inputs = raw + (misfit == 0 ? 0 : 1024 - misfit);
+  char* weights = inputs + kStages * kInputBytes;
+  char* staging = weights + kStages * kWeightBytes;
+  const Pipeline at = {shared_address(weights), shared_address(inputs), shared_address(barriers),
+                       shared_address(barriers + kStages)};
+  if (threadIdx.x == kConsumers) {
+    prefetch_map(&input);
+    for (int i = 0; i < kStages; ++i)
+      barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kWarps * kInputs);
+    barrier_init_fence();
+  }
+  __syncthreads();
+  if (kInputs > 1) cluster_sync();  // the barriers of the others are ready too
+  if (threadIdx.x >= kConsumers) {
+    give_registers<kGiven>();
+    if (threadIdx.x == kConsumers) produce(at, weight, &input, m, n, k_blocks);
+    __syncwarp();
+  } else {
+    take_registers<kTaken>();
+    work(at, weights, staging, weight_scale, bias, out, m, n, k_blocks);
+    __syncwarp();
+  }
+  if (kInputs > 1) cluster_sync();  // nobody leaves while others give stages back to it
+}

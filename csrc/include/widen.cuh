@@ -1,0 +1,43 @@
+// Codes of e4m3 as 16-bit values, exactly, by shifts, masks and one multiplication. KT_IN: 0 bf16, 1 f16.
+#pragma once
+
+// Two e4m3 codes in the high bytes of the halves of `word`, as two 16-bit values, times a power of two that the caller
+// makes good: 2^-120 (bf16) or 2^-8 (f16). Exact, subnormal codes too; NaN codes are not (the packer refuses them).
+__device__ __forceinline__ uint32_t spread(uint32_t word) {
+#if KT_IN == 1
+  return (word & 0x80008000u) | ((word >> 1) & 0x3f803f80u);
+#else
+  return (word & 0x80008000u) | ((word >> 4) & 0x07f007f0u);
+#endif
+}
+
+// The product of two pairs. Before SM90 there is no bf16 multiplication; adding -0 keeps the sign of a zero.
+__device__ __forceinline__ uint32_t times(uint32_t pair, uint32_t factor) {
+  uint32_t product;
+#if KT_IN == 1
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(pair), "r"(factor));
+#elif KT_SM >= 90
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(pair), "r"(factor));
+#else
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(pair), "r"(factor), "r"(0x80008000u));
+#endif
+  return product;
+}
+
+#if KT_IN == 1
+constexpr uint32_t kWiden = 0x5c005c00u;  // 2^8 twice
+#else
+constexpr uint32_t kWiden = 0x7b807b80u;  // 2^120 twice
+#endif
+
+// 2^(code - 127) of e8m0 with that power of two, twice, for one of four codes of a word: the exponent field is code + 120
+// (bf16) or code - 104 (f16), and the packer refuses codes for which it would leave 1 to 254, or 1 to 30. Two
+// instructions: the code twice, then the bias and the shift at once.
+__device__ __forceinline__ uint32_t widening_power_of(uint32_t word, int byte) {
+  const uint32_t twice = __byte_perm(word, 0, 0x4040 + 0x101 * byte);
+#if KT_IN == 1
+  return twice * (1u << 10) - 0x00680068u * (1u << 10);
+#else
+  return twice * (1u << 7) + 0x00780078u * (1u << 7);
+#endif
+}

@@ -1,0 +1,144 @@
+"""FP8 weights with 16-bit inputs on Hopper: which instance of csrc/cuda serves how many rows.
+
+Few rows stream the weight once (hopper_w8a16.cu: small blocks, several to a multiprocessor, k split over clusters),
+many keep the tensor cores busy (hopper_w8a16_wide.cu: blocks that stay). Figures: H200, 2026-11-21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+
+from kerneltable.ops.cuda_code import Instance, Product
+from kerneltable.ops.cuda_launch import BY_VALUE, INT32, POINTER
+from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW, DEPTH, EXACT_EXPONENTS, EXPONENT_BYTES, TILE_BYTES
+from kerneltable.ops.hopper import DTYPE_CODES, ceil_div
+
+TYPES = (BY_VALUE, POINTER, POINTER, POINTER, POINTER, INT32, INT32, INT32)
+
+STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4), 32: (6, 4), 64: (4, 3)})
+"""Columns -> stages of a block of which two, three ... share a multiprocessor: as many as its shared memory holds."""
+
+SPLITS = (8, 5, 4, 2, 1)
+"""Of k for few rows. Clusters of three, six or seven leave too many multiprocessors empty."""
+
+NEIGHBOURS = 16
+"""Multiprocessors of a group (GPC), at least; a cluster lies within one."""
+
+WIDE_COLUMNS, WIDE_STAGES = 256, 5
+
+TIMES = MappingProxyType({BY_ROW: (0.8, 1.4), BY_BLOCK: (0.95, 1.8), BY_32: (0.87, 1.45)})
+"""What a scale covers -> microseconds for 128 of k of a tile of 128 x 128, and of one of 128 x 256 that stays."""
+
+AROUND = (3.5, 2.2)
+"""Microseconds that such a tile takes beside."""
+
+LONG_WEIGHT = 100_000_000
+"""Bytes from which two blocks fetch a common input tile, whatever m is; below, from LONG_INPUT rows on."""
+
+LONG_INPUT = 1025
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """An instance of hopper_w8a16.cu, and how it is launched.
+
+    together   blocks to a multiprocessor: each asks for so much shared memory that no more fit, or those of the next
+               kernel, which starts early, crowd on some multiprocessors (8192 x 28672, 64 rows: 118 instead of 77 us);
+               0: whatever fits
+    early      it starts while the kernel before it runs
+    """
+
+    groups: int
+    columns: int
+    stages: int
+    split: int
+    together: int = 0
+    early: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Wide:
+    """An instance of hopper_w8a16_wide.cu; inputs blocks fetch a common input tile."""
+
+    inputs: int
+    early: bool = True
+
+
+def clusters(together: int, split: int, multiprocessors: int) -> int:
+    """How many clusters of `split` blocks run at a time, with `together` blocks to a multiprocessor."""
+    if split <= 2:  # multiprocessors come in pairs
+        return multiprocessors * together // split
+    return multiprocessors // NEIGHBOURS * (NEIGHBOURS * together // split)
+
+
+@lru_cache(maxsize=4096)
+def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Variant | Wide:
+    """The instance for a product of [m, k] with [n, k].
+
+    scales   what a scale covers: BY_ROW, BY_BLOCK, BY_32
+    """
+    tiles, blocks = ceil_div(n, 64), ceil_div(k, DEPTH)
+    if m <= 64:
+        columns = next(c for c in STAGES if c >= m)
+        most = max(1, min(2.5 * multiprocessors / tiles, blocks // 4))
+        split = next(s for s in SPLITS if s <= most)
+        shares = tuple(enumerate(STAGES[columns], 2))[: 2 if split > 2 else None]  # then there are few tiles
+        fitting = (share for share in shares if clusters(share[0], split, multiprocessors) >= tiles)
+        together, stages = next(fitting, shares[-1])
+        return Variant(1, columns, stages, split, together)
+    if m <= 128 and 2 * tiles <= multiprocessors:
+        return Variant(1, 128, 4, _few_parts(tiles, blocks, multiprocessors))
+    pairs = ceil_div(n, 128)
+    parts = pairs * ceil_div(m, 128)
+    split = _few_parts(parts, blocks, multiprocessors)
+    each, wide = TIMES[scales]
+    time = ceil_div(parts * split, multiprocessors) * (each * blocks / split + AROUND[0])
+    if time <= ceil_div(pairs * ceil_div(m, WIDE_COLUMNS), multiprocessors) * (wide * blocks + AROUND[1]):
+        return Variant(2, 128, 4, split)
+    return Wide(2 if m >= LONG_INPUT or n * k >= LONG_WEIGHT else 1)
+
+
+def _few_parts(tiles: int, blocks: int, multiprocessors: int) -> int:
+    """Into how many parts of k large tiles are split: their blocks, one to a multiprocessor, run all at once."""
+    return next((s for s in (3, 2) if s <= blocks // 4 and clusters(1, s, multiprocessors) >= tiles), 1)
+
+
+@lru_cache(maxsize=1024)
+def rows_of_each(n: int, k: int, scales: int, multiprocessors: int) -> tuple[int, ...]:
+    """For each instance that a weight [n, k] is ever multiplied with, one number of rows for which it is taken."""
+    edges = (*STAGES, *range(128, 8193, 128), 16384, 32768, 65536)
+    found: dict[Variant | Wide, int] = {}
+    for m in edges:
+        found.setdefault(variant(m, n, k, scales, multiprocessors), m)
+    return tuple(found.values())
+
+
+def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
+    """What cuda_instances asks: every instance for these products, a dtype of the input and one of the output."""
+    asked = tuple(products) if input in EXACT_EXPONENTS else ()
+    for scales in (BY_ROW, BY_BLOCK, BY_32):
+        for choice in dict.fromkeys(variant.__wrapped__(m, n, k, scales, units) for m, n, k, units in asked):
+            yield instance_of(choice, scales, input, output)
+
+
+def instance_of(choice: Variant | Wide, scales: int, dtype: str, output: str) -> Instance:
+    """The code for an input dtype ("bf16", "f16") and an output dtype, with the shared memory that it needs."""
+    types = {"SCALES": scales, "IN": DTYPE_CODES[dtype], "OUT": DTYPE_CODES[output]}
+    exponents = EXPONENT_BYTES if scales == BY_32 else 0
+    if isinstance(choice, Wide):
+        file = "hopper_w8a16_wide"
+        numbers = {"INPUTS": choice.inputs, "TURNS": int(scales == BY_BLOCK and choice.inputs == 1)}
+        stage = 2 * (TILE_BYTES // 2 + exponents) + WIDE_COLUMNS * DEPTH
+        shared = 1024 + WIDE_STAGES * stage + 8 * 64 * 16 * 2  # each of 8 warps turns round 64 x 16 results at a time
+    else:
+        file = "hopper_w8a16"
+        numbers = {
+            "GROUPS": choice.groups, "COLUMNS": choice.columns, "STAGES": choice.stages, "SPLIT": choice.split,
+        }  # fmt: skip
+        stage = choice.groups * (TILE_BYTES + exponents) + choice.columns * DEPTH * 2
+        shared = 1024 + max(choice.stages * stage, choice.columns * (64 * choice.groups + 4) * 4)
+    defines = tuple((f"KT_{key}", value) for key, value in sorted((numbers | types).items()))
+    return Instance(f"cuda/{file}.cu", file, TYPES, shared, defines)

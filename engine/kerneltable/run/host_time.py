@@ -1,0 +1,121 @@
+"""Time until an eager call of a layer returns, without waiting for the device, beside torch.nn.Linear of that shape."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from kerneltable.formats import FORMATS
+from kerneltable.model import Problem
+from kerneltable.run.bench import Bench
+from kerneltable.run.clock import Spread
+from kerneltable.run.faults import reason_of
+from kerneltable.run.layer_data import random_layer
+from kerneltable.run.linear import QuantLinear
+from kerneltable.run.trial import wait_for
+from kerneltable.select import complete, refusals, select
+
+LINEAR = "nn.Linear"
+CALLS = 100
+"""Calls between two waits for the device: far fewer than its queue of launches takes before a call has to wait."""
+
+WARM_UP, BUDGET_S, FEWEST, MOST = 20, 0.3, 5, 40
+
+
+@dataclass(frozen=True, slots=True)
+class HostTime:
+    """One kernel, or nn.Linear, at one size.
+
+    call    of a whole layer: checks, choice, input quantizer, launches; None when it could not be timed
+    chosen  the table takes this kernel for this m
+    fault   why there is no time, else ""
+    broken  it takes this size and failed
+    """
+
+    kernel: str
+    n: int
+    k: int
+    m: int
+    call: Spread | None
+    chosen: bool = False
+    fault: str = ""
+    broken: bool = False
+
+
+def host_times(
+    bench: Bench, n: int, k: int, rows: tuple[int, ...], names: list[str], seen: Callable[[str], None]
+) -> Iterator[HostTime]:
+    """nn.Linear in the input's dtype, then the named kernels, at one N x K and every m.
+
+    seen  called with a line about what comes next
+    """
+    scheme = bench.table.schemes[bench.problem.scheme]
+    problem = complete(scheme, replace(bench.problem, n=n, k=k, m=None))
+    dtype: torch.dtype = getattr(torch, FORMATS[problem.input].torch_dtype)
+    inputs = {m: torch.randn(m, k, device=bench.where).to(dtype) for m in rows}
+    with torch.inference_mode():
+        linear = torch.nn.Linear(k, n, bias=False, device=bench.where, dtype=dtype)
+        for m, x in inputs.items():
+            seen(f"{LINEAR} {n} x {k} m={m}")
+            yield HostTime(LINEAR, n, k, m, host_spread(lambda x=x: linear(x), bench.where))  # type: ignore[misc]
+        for name in names:
+            yield from _of_kernel(bench, problem, name, inputs, seen)
+
+
+def host_spread(call: Callable[[], object], device: torch.device) -> Spread:
+    """Microseconds until a call returns: median, 10th and 90th percentile of loops over CALLS calls."""
+    for _ in range(WARM_UP):
+        call()
+    times: list[float] = []
+    end = time.perf_counter() + BUDGET_S
+    while len(times) < FEWEST or (len(times) < MOST and time.perf_counter() < end):
+        wait_for(device)
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            call()
+        times.append((time.perf_counter() - start) / CALLS * 1e6)
+    wait_for(device)
+    times.sort()
+    last = len(times) - 1
+    return Spread(times[len(times) // 2], times[round(last * 0.1)], times[round(last * 0.9)])
+
+
+def _of_kernel(
+    bench: Bench, problem: Problem, name: str, inputs: dict[int, torch.Tensor], seen: Callable[[str], None]
+) -> Iterator[HostTime]:
+    layer: QuantLinear | None = None
+    for m, x in inputs.items():
+        seen(f"{name} {problem.n} x {problem.k} m={m}")
+        nothing = HostTime(name, problem.n, problem.k, m, None)
+        reasons = refusals(bench.table, name, bench.device, problem.at(m))
+        if reasons:
+            yield replace(nothing, fault="; ".join(map(str, reasons)))
+            continue
+        try:
+            layer = layer or _layer(bench, problem, name)
+            call = host_spread(lambda layer=layer, x=x: layer(x), bench.where)  # type: ignore[misc]
+        except Exception as error:  # a library that is broken here is left out, and the others are still timed
+            yield replace(nothing, fault=reason_of(error), broken=True)
+        else:
+            chosen = select(bench.table, bench.device, problem.at(m)).kernel == name
+            yield replace(nothing, call=call, chosen=chosen)
+
+
+def _layer(bench: Bench, problem: Problem, name: str) -> QuantLinear:
+    data = random_layer(problem.at(1), torch.Generator(device=bench.where).manual_seed(1))
+    return QuantLinear.from_tensors(
+        problem.scheme, data.tensors, table=bench.table, input=problem.input, output=problem.output,
+        weight_granularity=problem.weight_granularity, weight_block=problem.weight_block,
+        input_granularity=problem.input_granularity, input_scaling=problem.input_scaling, kernel=name,
+    )  # fmt: skip
+
+
+def ratio(timing: HostTime, timings: list[HostTime]) -> float:
+    """A layer's host time relative to nn.Linear's at the same size; NaN when one is missing."""
+    at = (timing.n, timing.k, timing.m)
+    beside = [t.call for t in timings if t.kernel == LINEAR and (t.n, t.k, t.m) == at and t.call]
+    return timing.call.median / beside[0].median if timing.call and beside else math.nan

@@ -1,0 +1,84 @@
+"""`kerneltable bench --host`: host times of eager calls beside nn.Linear."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from kerneltable.cli import main
+from kerneltable.cli.bench_host import text_lines
+from kerneltable.kernels import cpu_fp8
+from kerneltable.run import host_time
+from kerneltable.run.clock import Spread
+from kerneltable.run.host_time import LINEAR, HostTime, host_spread, ratio
+
+SMALL = ["bench", "fp8_block_w8a8", "--shapes", "256x256", "--m", "1,3", "--host", "--kernel", "cpu_fp8"]
+
+
+def timing(kernel, m, us, **more):
+    return HostTime(kernel, 256, 256, m, us and Spread(us, us, us), **more)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(host_time, "CALLS", 2)
+    monkeypatch.setattr(host_time, "BUDGET_S", 0.0)
+
+
+def test_a_layer_and_the_unquantized_one_are_timed_at_every_m(capsys):
+    assert main([*SMALL, "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["format"] == 1
+    assert [(t["kernel"], t["m"]) for t in answer["host"]] == [
+        (LINEAR, 1), (LINEAR, 3), ("cpu_fp8", 1), ("cpu_fp8", 3),
+    ]  # fmt: skip
+    beside = {t["m"]: t["host_us"]["median"] for t in answer["host"] if t["kernel"] == LINEAR}
+    for row in answer["host"]:
+        assert 0 < row["host_us"]["p10"] <= row["host_us"]["median"] <= row["host_us"]["p90"]
+        assert row["of_linear"] == pytest.approx(row["host_us"]["median"] / beside[row["m"]])
+        assert row["chosen"] == (row["kernel"] == "cpu_fp8")
+
+
+def test_a_kernel_of_another_platform_is_left_out_with_its_refusal(capsys):
+    assert main([*SMALL, "--kernel", "hopper_fp8_block"]) == 0
+    assert "left out: hopper_fp8_block: runs_on: wanted cuda" in capsys.readouterr().out
+
+
+def test_a_kernel_that_fails_is_left_out_and_told_by_the_exit_code(capsys, monkeypatch):
+    def broken(self, *arguments, **tensors):
+        raise RuntimeError("broken here")
+
+    monkeypatch.setattr(cpu_fp8.Kernel, "__init__", broken)
+    assert main(SMALL) == 1
+    out = capsys.readouterr().out
+    assert "left out: cpu_fp8: " in out
+    assert "broken here" in out
+
+
+def test_csv_has_a_line_for_each_timing(capsys):
+    assert main([*SMALL, "--format", "csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("kernel,n,k,m,host_us")
+    assert len(lines) == 5
+    assert {len(line.split(",")) for line in lines} == {len(lines[0].split(","))}
+
+
+def test_the_text_shows_each_time_relative_to_the_unquantized_layer():
+    timings = [timing(LINEAR, 1, 10.0), timing("a", 1, 12.5, chosen=True), timing("b", 1, None, fault="no")]
+    lines = text_lines(timings, {"scheme": "s", "device": "d", "torch": "2"})
+    assert any(line.split() == ["a", "12.5", "(1.25)*"] for line in lines)
+    assert any(line.split() == ["b", "-"] for line in lines)
+    assert lines[-1] == "left out: b: no"
+
+
+def test_without_the_unquantized_layer_there_is_no_ratio():
+    alone = timing("a", 1, 12.5)
+    assert math.isnan(ratio(alone, [alone, timing(LINEAR, 3, 10.0)]))
+
+
+def test_a_spread_counts_calls_and_not_loops():
+    calls = []
+    found = host_spread(lambda: calls.append(1), torch.device("cpu"))
+    assert len(calls) == host_time.WARM_UP + host_time.FEWEST * 2
+    assert found.low <= found.median <= found.high
