@@ -10,7 +10,7 @@ TEST_READY := $(VENV)/.ready-test
 # What `python -m venv` is told; --system-site-packages takes the torch of a container image.
 VENVFLAGS ?=
 
-.PHONY: run test lint setup setup-test clean conformance golden mutants fuzz device-code
+.PHONY: run test lint setup setup-test clean conformance sanitize golden mutants fuzz device-code
 
 run: setup
 	$(BIN)/kerneltable run --sample all
@@ -31,6 +31,11 @@ device-code: setup-test
 
 conformance: setup
 	$(BIN)/kerneltable conformance
+
+# Own CUDA kernels over small shapes, on a machine with a GPU and the CUDA toolkit.
+sanitize: setup
+	for tool in memcheck racecheck synccheck initcheck; do \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python tests/kernels/sanitize.py || exit 1; done
 
 golden: setup-test
 	$(BIN)/python tests/golden/regenerate.py

@@ -283,6 +283,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if on_gpu else args.device
     print(f"{device}, torch {torch.__version__}, transformers {transformers.__version__}")
     print(f"compile {args.compile}, {int(on_gpu)} CUDA graphs a step, context {args.context}, {args.steps} steps")
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its last bits differ from run to run, and so do tokens after a tie
     base = random_model(TINY if args.tiny else QWEN3_8B, args.device)
     heads = ["variant", *[f"tokens/s at {batch}" for batch in args.batches], "GB", "kernels"]
     widths = [22, *[max(18, len(head)) for head in heads[1:-2]], 7, 0]

@@ -1,6 +1,7 @@
 // out = x @ (weight * scale).T + bias on the CPU: weights stay FP8 in memory and are widened, scaled to float32, a tile
 // at a time into the first-level cache; sums are float32. One function, plain C calls.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +21,10 @@
 
 #include "cpu_simd_avx512.h"
 #define KT_PATH avx512
+#include "cpu_fp8_path.h"
+
+#include "cpu_simd_vbmi.h"
+#define KT_PATH vbmi
 #include "cpu_fp8_path.h"
 #endif
 
@@ -64,6 +69,8 @@ static const Path* choose(int wanted) {
         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    const bool has_vbmi = has_avx512 && __builtin_cpu_supports("avx512vbmi");
+    if (has_vbmi && (wanted == KT_PATH_AUTO || wanted == KT_PATH_VBMI)) return &vbmi::PATH;
     if (has_avx512 && (wanted == KT_PATH_AUTO || wanted == KT_PATH_AVX512)) return &avx512::PATH;
     if (has_avx2 && (wanted == KT_PATH_AUTO || wanted == KT_PATH_AVX2)) return &avx2::PATH;
 #endif
@@ -107,14 +114,27 @@ static void pack_rows(void* context) {
     for (int64_t row; (row = work.next++) < work.rows.rows;) work.path.pack(work.job, work.rows, row, line);
 }
 
+// For one row, shares of what is left: long runs of memory at first, single parts at the end. For more rows one part.
+static bool take_parts(Work& work, int64_t parts, int64_t& first, int64_t& count) {
+    first = work.next;
+    do {
+        if (first >= parts) return false;
+        const int64_t share = work.rows.rows > 1 ? 1 : (parts - first) / (2 * std::max(1, work.job.threads));
+        count = std::max<int64_t>(1, share);
+    } while (!work.next.compare_exchange_weak(first, first + count));
+    return true;
+}
+
 static void multiply_columns(void* context) {
     Work& work = *static_cast<Work*>(context);
     const KeepSubnormals mode;
     float* scratch = scratch_of(work, work.path.scratch_floats(work.rows.rows, work.panels));
     if (!scratch) return;
     const int64_t width = work.panels * work.path.columns;
-    for (int64_t column; (column = width * work.next++) < work.job.n;) {
-        work.path.multiply(work.job, work.rows, column, work.panels, scratch);
+    for (int64_t first, count; take_parts(work, ceil_div(work.job.n, width), first, count);) {
+        for (int64_t part = first; part < first + count; ++part) {
+            work.path.multiply(work.job, work.rows, part * width, work.panels, scratch);
+        }
     }
 }
 

@@ -40,10 +40,19 @@ struct E4m3Table {
 };
 inline constexpr E4m3Table E4M3{};
 
-// An e4m3 code moved to the exponent and mantissa of an f16 is its value times 2^-8, subnormals included; this makes up
-// for it. The product with a scale is exact, or infinite for a scale beyond 2^119: usable says which.
-constexpr float UNIT = 256.0f;
-inline bool usable(float units) { return __builtin_fabsf(units) <= 0x1.fffffep127f; }
+// The bf16 number, exact, of an e4m3 magnitude (a code without its sign).
+constexpr unsigned e4m3_as_bf16(unsigned code) {
+    if (code == 0x7f) return 0x7fc0u;
+    if (code == 0) return 0;
+    unsigned exponent = 120 + (code >> 3), mantissa = code & 7;  // the bias of bf16 is 120 above that of e4m3
+    if (exponent == 120) {
+        for (exponent = 121; mantissa < 8; mantissa *= 2) --exponent;
+    }
+    return exponent << 7 | (mantissa & 7) << 4;
+}
+
+// A scale times a power of two is exact, or infinite and then of no use; a power of 1 changes nothing.
+constexpr bool usable(float scaled, float power) { return power == 1.0f || __builtin_fabsf(scaled) <= 0x1.fffffep127f; }
 
 // e8m0: 2^(code - 127); 0xff is NaN; code 0 is the subnormal 2^-127.
 inline float e8m0_value(uint8_t code) {

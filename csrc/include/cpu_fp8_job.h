@@ -8,7 +8,7 @@ extern "C" {
 enum { KT_F32 = 0, KT_BF16 = 1, KT_F16 = 2 };                                             // element types
 enum { KT_SCALE_F32 = 0, KT_SCALE_E8M0 = 1 };                                             // weight scale formats
 enum { KT_INPUT_PLAIN = 0, KT_INPUT_GROUP = 1, KT_INPUT_TENSOR = 2, KT_INPUT_STATIC = 3, KT_INPUT_MX = 4 };
-enum { KT_PATH_AUTO = 0, KT_PATH_PORTABLE = 1, KT_PATH_AVX2 = 2, KT_PATH_AVX512 = 3 };
+enum { KT_PATH_AUTO = 0, KT_PATH_PORTABLE = 1, KT_PATH_AVX2 = 2, KT_PATH_AVX512 = 3, KT_PATH_VBMI = 4 };
 enum { KT_OK = 0, KT_NO_MEMORY = 1, KT_NO_SUCH_PATH = 2 };
 
 // Strides count elements. The columns of x, weight and scale are contiguous, out is [m, n] without gaps.

@@ -5,6 +5,10 @@
 namespace kt::KT_PATH {
 
 constexpr int64_t ROW_SUMS = COLUMNS * LANES;  // floats of one row's sums
+constexpr int PARTS = STEP / LANES;            // vectors of one step
+constexpr int64_t RUN = 32;                    // columns of k, the smallest block of a scheme, that share a unit below
+constexpr int64_t PASS = 8192;                 // columns of k whose units are held at a time for one row
+constexpr int64_t LINE = 64;                   // bytes of a cache line
 
 KT_TARGET inline void read_row(const kt_fp8_job& job, int64_t row, float* line) {
     const int64_t k = job.k, start = row * job.x_stride;
@@ -65,15 +69,60 @@ KT_TARGET inline float scale_at(const kt_fp8_job& job, int64_t row, int64_t colu
     return static_cast<const float*>(job.scale)[at];
 }
 
+// True if every run of columns has one scale.
+inline bool has_runs(const kt_fp8_job& job) { return job.block_k % RUN == 0 || job.block_k >= job.k; }
+
+// Which bits of the index of a run count: none where one unit serves all of k.
+inline int64_t kept_bits(const kt_fp8_job& job) { return job.block_k < job.k ? -1 : 0; }
+
+// units[i] = UNIT * scale of columns [start + i * RUN, ...) of k, up to count columns, start a multiple of RUN; one unit
+// alone if it serves all of k. False if one is of no use.
+KT_TARGET inline bool read_units(const kt_fp8_job& job, int64_t scale_row, int64_t start, int64_t count,
+                                 float* units) {
+    const int64_t runs = kept_bits(job) ? ceil_div(count, RUN) : 1, width = job.block_k / RUN;
+    bool good = true;
+    if (job.scale_type == KT_SCALE_E8M0 && width == 1) {
+        const int64_t at = scale_row * job.scale_stride + start / RUN;
+        const uint8_t* const codes = static_cast<const uint8_t*>(job.scale) + at;
+        for (int64_t i = 0; i < runs; ++i) units[i] = e8m0_value(codes[i]) * UNIT;
+        for (int64_t i = 0; i < runs; ++i) good &= usable(units[i], UNIT);
+        return good;
+    }
+    for (int64_t i = 0, column = start / job.block_k; i < runs; ++column) {
+        const float unit = scale_at(job, scale_row, column) * UNIT;
+        good &= usable(unit, UNIT);
+        const int64_t next = kept_bits(job) ? smaller(runs, (column + 1) * width - start / RUN) : 1;
+        for (; i < next; ++i) units[i] = unit;
+    }
+    return good;
+}
+
+// float32(value * scale) of the STEP codes at column i of those that units describe
+KT_INLINE Wide scaled_step(const uint8_t* codes, const float* units, int64_t i, int64_t kept) {
+    Wide weights = widen_step(codes + i);
+#pragma GCC unroll 8
+    for (int p = 0; p < PARTS; ++p) weights.part[p] = weights.part[p] * all(units[((i + p * LANES) / RUN) & kept]);
+    return weights;
+}
+
 // Weights of output column n, columns [start, start + count) of k, to to[DEPTH]; zero up to a whole vector.
 KT_TARGET inline void widen_column(const kt_fp8_job& job, int64_t n, int64_t start, int64_t count, float* to) {
-    const uint8_t* codes = job.weight + n * job.weight_stride + start;
+    const uint8_t* const codes = job.weight + n * job.weight_stride + start;
     const int64_t scale_row = n / job.block_n;
-    int64_t scale_column = start / job.block_k, done = 0;
-    while (done < count) {
-        const int64_t next = smaller(count, (scale_column + 1) * job.block_k - start);
-        widen(codes + done, static_cast<int>(next - done), scale_at(job, scale_row, scale_column), to + done);
-        done = next, ++scale_column;
+    int64_t done = 0;
+    float units[DEPTH / RUN];
+    // Wider blocks have less to gain; the rest of a row may start within a block.
+    if (job.block_k == RUN && start % RUN == 0 && read_units(job, scale_row, start, count, units)) {
+        for (; done + STEP <= count; done += STEP) {
+            const Wide weights = scaled_step(codes, units, done, -1);
+#pragma GCC unroll 8
+            for (int p = 0; p < PARTS; ++p) store(to + done + p * LANES, weights.part[p]);
+        }
+    }
+    for (int64_t column = (start + done) / job.block_k; done < count; ++column) {
+        const int64_t next = smaller(count, (column + 1) * job.block_k - start);
+        widen(codes + done, static_cast<int>(next - done), scale_at(job, scale_row, column), to + done);
+        done = next;
     }
     for (; done % LANES; ++done) to[done] = 0.0f;
 }
@@ -122,41 +171,43 @@ KT_TARGET inline void add_rows(int64_t rows, const float* x, const float* w, int
     add_products<1>(x, w, depth, first, sums);
 }
 
-// The same for one row without a detour through memory: sums[COLUMNS] of vectors += x[count] * weights, widened in
-// registers. Returns how many columns of k it has done: whole steps, up to a scale that it cannot use.
-KT_TARGET inline int64_t add_row(const kt_fp8_job& job, const float* x, int64_t column, int64_t start, int64_t count,
-                                 float* sums) {
-    if (job.block_k % STEP && job.block_k < job.k) return 0;
-    const int64_t whole = count - count % STEP;
-    Vec sum[COLUMNS], units[COLUMNS];
-    const uint8_t* codes[COLUMNS];
-    int64_t scale_rows[COLUMNS], scale_column = start / job.block_k, done = 0;
-    for (int c = 0; c < COLUMNS; ++c) {
-        const int64_t n = smaller(column + c, job.n - 1);  // beyond the last column: computed, never written
-        scale_rows[c] = n / job.block_n;
-        codes[c] = job.weight + n * job.weight_stride + start;
-        sum[c] = start ? load(sums + c * LANES) : zero();
-    }
-    for (; done < whole; ++scale_column) {
-        bool all_usable = true;
-        for (int c = 0; c < COLUMNS; ++c) {
-            const float unit = scale_at(job, scale_rows[c], scale_column) * UNIT;
-            all_usable &= usable(unit);
-            units[c] = all(unit);
+// For one row, without a detour through memory: sums[COLUMNS] of vectors += x * weights, widened in registers, for
+// columns [start, start + count) of k, whole steps. False, with nothing done, if a scale is of no use. Meanwhile the
+// codes of the COLUMNS below are fetched in the order of memory, which a processor by itself does within a page only;
+// below the last of them nothing is read, since fetching cannot fault.
+KT_TARGET inline bool add_row(const kt_fp8_job& job, const float* x, int64_t column, int64_t start, int64_t count,
+                              float* sums) {
+    alignas(64) float units[COLUMNS][PASS / RUN];
+    for (int64_t c = 0; c < COLUMNS; ++c) {
+        if (c && (column + c) % job.block_n) {
+            std::memcpy(units[c], units[c - 1], (kept_bits(job) ? ceil_div(count, RUN) : 1) * sizeof(float));
+        } else if (!read_units(job, (column + c) / job.block_n, start, count, units[c])) {
+            return false;
         }
-        if (!all_usable) break;
-        const int64_t next = smaller(whole, (scale_column + 1) * job.block_k - start);
-        for (; done < next; done += STEP) {
-            const Vec low = load(x + done), high = load(x + done + LANES);
+    }
+    const int64_t stride = job.weight_stride, kept = kept_bits(job);
+    const uint8_t* const codes = job.weight + column * stride + start;
+    const uint8_t* const below = job.weight + (column + COLUMNS) * stride + start * COLUMNS;
+    Vec sum[COLUMNS];
 #pragma GCC unroll 8
-            for (int c = 0; c < COLUMNS; ++c) {
-                const Pair weights = widen_step(codes[c] + done, units[c]);
-                sum[c] = multiply_add(high, weights.high, multiply_add(low, weights.low, sum[c]));
-            }
+    for (int c = 0; c < COLUMNS; ++c) sum[c] = start ? load(sums + c * LANES) : zero();
+    for (int64_t i = 0; i < count; i += STEP) {
+        Vec row[PARTS];
+#pragma GCC unroll 8
+        for (int p = 0; p < PARTS; ++p) row[p] = load(x + i + p * LANES);
+        Wide weights = scaled_step(codes, units[0], i, kept);
+#pragma GCC unroll 8
+        for (int c = 0; c < COLUMNS; ++c) {
+            if (i % LINE == 0) __builtin_prefetch(below + i * COLUMNS + c * LINE, 0, 2);
+            const Wide now = weights;  // the next ones are widened while the sum of these is waited for
+            if (c + 1 < COLUMNS) weights = scaled_step(codes + (c + 1) * stride, units[c + 1], i, kept);
+#pragma GCC unroll 8
+            for (int p = 0; p < PARTS; ++p) sum[c] = multiply_add(row[p], now.part[p], sum[c]);
         }
     }
+#pragma GCC unroll 8
     for (int c = 0; c < COLUMNS; ++c) store(sums + c * LANES, sum[c]);
-    return done;
+    return true;
 }
 
 KT_TARGET inline void write(const kt_fp8_job& job, int64_t row, int64_t column, float value) {
@@ -186,22 +237,23 @@ KT_TARGET inline void multiply_rows(const kt_fp8_job& job, const Rows& rows, int
     }
 }
 
-KT_TARGET inline void multiply_one_row(const kt_fp8_job& job, const Rows& rows, int64_t column, float* scratch) {
+// False, with nothing of use in scratch, where scales or columns do not fit add_row.
+KT_TARGET inline bool multiply_one_row(const kt_fp8_job& job, const Rows& rows, int64_t column, float* scratch) {
+    if (column + COLUMNS > job.n || !has_runs(job)) return false;
+    const float* const x = rows.at(0, 0);  // the depth blocks of one row follow one another
     float* const sums = scratch + COLUMNS * DEPTH;
-    for (int64_t start = 0, block = 0; start < job.k; start += DEPTH, ++block) {
-        const int64_t count = smaller(DEPTH, job.k - start), depth = ceil_div(count, LANES) * LANES;
-        const float* x = rows.at(block, 0);
-        const int64_t done = add_row(job, x, column, start, count, sums);
-        if (done == count) continue;
-        widen_panel(job, column, start + done, count - done, scratch);
-        add_products<1>(x + done, scratch, depth - done, start + done == 0, sums);
+    const int64_t rest = job.k % STEP, whole = job.k - rest;
+    for (int64_t start = 0; start < whole; start += PASS) {
+        if (!add_row(job, x + start, column, start, smaller(PASS, whole - start), sums)) return false;
     }
+    if (!rest) return true;
+    widen_panel(job, column, whole, rest, scratch);
+    add_products<1>(x + whole, scratch, ceil_div(rest, LANES) * LANES, whole == 0, sums);
+    return true;
 }
 
 KT_TARGET inline void multiply(const kt_fp8_job& job, const Rows& rows, int64_t column, int panels, float* scratch) {
-    if (rows.rows == 1 && panels == 1) {
-        multiply_one_row(job, rows, column, scratch);
-    } else {
+    if (rows.rows > 1 || panels > 1 || !multiply_one_row(job, rows, column, scratch)) {
         multiply_rows(job, rows, column, panels, scratch);
     }
     const float* const sums = scratch + panels * COLUMNS * DEPTH;
@@ -221,3 +273,4 @@ inline constexpr Path PATH{COLUMNS, amax, pack, multiply, scratch_floats};
 
 #undef KT_PATH
 #undef KT_TARGET
+#undef KT_INLINE

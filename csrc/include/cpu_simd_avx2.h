@@ -23,15 +23,18 @@ KT_INLINE float sum(Vec v) {
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
-struct Pair {
-    Vec low, high;
-};
 constexpr int STEP = 2 * LANES;  // codes that are widened at once
+// A code moved to the exponent and mantissa of an f16 is its value times 2^-8, subnormals included.
+constexpr float UNIT = 256.0f;
+
+struct Wide {
+    Vec part[STEP / LANES];
+};
 
 KT_INLINE Vec all(float value) { return _mm256_set1_ps(value); }
 
-// float32(value of each of STEP codes * scale), where units is the scale times UNIT
-KT_INLINE Pair widen_step(const uint8_t* from, Vec units) {
+// values of STEP codes / UNIT
+KT_INLINE Wide widen_step(const uint8_t* from) {
     const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     const __m256i magnitudes = _mm256_set1_epi16(0x3f80);
     const __m256i shifted = _mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), 7);
@@ -39,21 +42,19 @@ KT_INLINE Pair widen_step(const uint8_t* from, Vec units) {
     const __m256i half = _mm256_or_si256(_mm256_and_si256(shifted, _mm256_set1_epi16(static_cast<short>(0xbf80))), nan);
     const __m256 low = _mm256_cvtph_ps(_mm256_castsi256_si128(half));
     const __m256 high = _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1));
-    return Pair{_mm256_mul_ps(low, units), _mm256_mul_ps(high, units)};
+    return Wide{{low, high}};
 }
 
 // to[i] = float32(value of codes[i] * scale); any alignment, any count
 KT_INLINE void widen(const uint8_t* codes, int count, float scale, float* to) {
-    const int whole = usable(scale * UNIT) ? count - count % STEP : 0;
+    const int whole = usable(scale * UNIT, UNIT) ? count - count % STEP : 0;
     const Vec units = all(scale * UNIT);
     for (int i = 0; i < whole; i += STEP) {
-        const Pair values = widen_step(codes + i, units);
-        _mm256_storeu_ps(to + i, values.low);
-        _mm256_storeu_ps(to + i + LANES, values.high);
+        const Wide values = widen_step(codes + i);
+        _mm256_storeu_ps(to + i, values.part[0] * units);
+        _mm256_storeu_ps(to + i + LANES, values.part[1] * units);
     }
     for (int i = whole; i < count; ++i) to[i] = E4M3.value[codes[i]] * scale;
 }
-
-#undef KT_INLINE
 
 }  // namespace kt::avx2

@@ -6,6 +6,7 @@
 namespace kt::portable {
 
 #define KT_TARGET
+#define KT_INLINE inline __attribute__((always_inline))
 
 typedef float Vec __attribute__((vector_size(16)));
 constexpr int LANES = 4, ROWS = 3, COLUMNS = 4;
@@ -16,20 +17,20 @@ inline void store(float* to, Vec v) { *reinterpret_cast<Vec*>(to) = v; }
 inline Vec multiply_add(Vec a, Vec b, Vec c) { return a * b + c; }
 inline float sum(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 
-struct Pair {
-    Vec low, high;
-};
 constexpr int STEP = 2 * LANES;  // codes that are widened at once
+constexpr float UNIT = 1.0f;
+
+struct Wide {
+    Vec part[STEP / LANES];
+};
 
 inline Vec all(float value) { return Vec{value, value, value, value}; }
 
-// float32(value of each of STEP codes * scale), where units is the scale times UNIT; dividing by UNIT is exact
-inline Pair widen_step(const uint8_t* from, Vec units) {
+// values of STEP codes
+inline Wide widen_step(const uint8_t* from) {
     const float* const value = E4M3.value;
-    const Vec low = {value[from[0]], value[from[1]], value[from[2]], value[from[3]]};
-    const Vec high = {value[from[4]], value[from[5]], value[from[6]], value[from[7]]};
-    const Vec shrink = all(1.0f / UNIT);
-    return Pair{(low * shrink) * units, (high * shrink) * units};
+    return Wide{{{value[from[0]], value[from[1]], value[from[2]], value[from[3]]},
+                 {value[from[4]], value[from[5]], value[from[6]], value[from[7]]}}};
 }
 
 // to[i] = float32(value of codes[i] * scale); any alignment, any count

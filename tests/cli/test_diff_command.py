@@ -37,8 +37,11 @@ def test_a_narrowed_row_shows_its_exact_region_on_the_devices_asked_for(ask: Ask
     assert change["differences"]["kind"]["from"] == "native"
     said = {json.dumps(box, sort_keys=True) for box in change["region"]}
     assert said == {
-        '{"n": [{"min": 1, "not_multiple_of": [128]}], "weight": ["block 128x128"]}',
-        '{"m": [{"min": 65}], "m_unknown": true, "n": [{"min": 128, "multiple_of": 128}], "weight": ["block 128x128"]}',
+        '{"n": [{"min": 1, "not_multiple_of": [16]}], "weight": ["block 128x128"]}',
+        '{"k": [{"min": 1, "not_multiple_of": [16]}], '
+        '"n": [{"min": 16, "multiple_of": 16, "not_multiple_of": [128]}], "weight": ["block 128x128"]}',
+        '{"k": [{"min": 1, "not_multiple_of": [16]}], "m": [{"min": 65}], "m_unknown": true, '
+        '"n": [{"min": 128, "multiple_of": 128}], "weight": ["block 128x128"]}',
     }
 
 

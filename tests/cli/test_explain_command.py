@@ -85,7 +85,7 @@ def test_no_kernel_is_exit_1(ask: Ask) -> None:
 def test_require_prefer_and_disable_are_the_last_layer(ask: Ask, tmp_path: Path) -> None:
     assert ask("select", *ASKED, "--require", "reference").out == "reference\n"
     assert ask("select", *ASKED, "--prefer", "triton_w8a16").out == "triton_w8a16\n"
-    assert ask("select", *ASKED, "--disable", "torch_scaled_mm_block").out == "triton_fp8_block\n"
+    assert ask("select", *ASKED, "--disable", "torch_scaled_mm_block").out == "mma_fp8_block\n"
     file = override(tmp_path, "override: 1\nroutes: {fp8_block_w8a8: {cuda: {prefer: reference}}}\n")
     assert ask("select", *ASKED, "-f", file).out == "reference\n"
     assert ask("select", *ASKED, "-f", file, "--prefer", "triton_w8a16").out == "triton_w8a16\n"
@@ -146,7 +146,7 @@ def test_an_unknown_chip_is_answered(ask: Ask) -> None:
 def test_another_table_is_read(ask: Ask, tmp_path: Path) -> None:
     text = load_table().layers[0].text.replace("      - torch_scaled_mm_block\n", "", 1)
     file = override(tmp_path, text, "mine.yaml")
-    assert ask("select", *ASKED, "--table", file).out == "triton_fp8_block\n"
+    assert ask("select", *ASKED, "--table", file).out == "mma_fp8_block\n"
 
 
 def test_a_run_elsewhere_is_no_verification_here(ask: Ask) -> None:

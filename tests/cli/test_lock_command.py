@@ -37,7 +37,7 @@ def test_a_lock_holds_digests_versions_and_every_decision(ask: Ask, tmp_path: Pa
     assert lock["packages"] == installed(table)
     assert list(lock["decisions"]) == ["h200", "a100", "mi300x"]
     assert all(set(schemes) == set(table.schemes) for schemes in lock["decisions"].values())
-    assert lock["decisions"]["a100"]["w8a16_fp8"][0]["kernel"] == "triton_w8a16"
+    assert lock["decisions"]["a100"]["w8a16_fp8"][0]["kernel"] == "marlin_w8a16"
 
 
 def test_what_has_not_changed_passes(ask: Ask, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_another_decision_is_drift(ask: Ask, tmp_path: Path) -> None:
     above = override(tmp_path, text)
     assert drift(ask, file, "-f", above) == {"KT601", "KT602"}
     said = ask("check", "--lock", file, "-f", above).out
-    assert "w8a16_fp8 on a100: triton_w8a16, reference then, reference now" in said
+    assert "w8a16_fp8 on a100: marlin_w8a16, triton_w8a16, reference then, marlin_w8a16, reference now" in said
     assert "mi300x" not in said
     assert "deploy.yaml changed" in said
 

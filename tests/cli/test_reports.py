@@ -109,7 +109,7 @@ def test_a_known_finding_on_another_line_stays_known_and_a_new_one_blocks(ask: A
     known = baseline(ask, tmp_path, "-f", file)
     override(tmp_path, WARNS.replace("disable:", "\n\ndisable:"))
     assert ask("check", "-f", file, "--fail-on-warn", "--baseline", known).code == 0
-    override(tmp_path, WARNS + '  - {kernel: triton_fp8_block, reason: "slow", until: "2020-01-01"}\n')
+    override(tmp_path, WARNS + '  - {kernel: mma_fp8_block, reason: "slow", until: "2020-01-01"}\n')
     answer = ask("check", "-f", file, "--fail-on-warn", "--baseline", known)
     assert (answer.code, answer.out.count("warning[")) == (1, 1)
     found = ask("check", "-f", file, "--baseline", known, "--format", "json").json

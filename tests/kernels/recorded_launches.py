@@ -13,8 +13,9 @@ MEMORY = 1 << 40
 
 @dataclass
 class Driver:
-    """What was launched, and what tensor maps stand for; memory that was taken and not given back."""
+    """What was loaded and launched, and what tensor maps stand for; memory that was taken and not given back."""
 
+    loaded: list[Any] = field(default_factory=list)
     launched: list[Any] = field(default_factory=list)
     maps: dict[int, Any] = field(default_factory=dict)
     taken: list[int] = field(default_factory=list)
@@ -22,6 +23,8 @@ class Driver:
     fails: str = ""
 
     def load(self, one: Any, chip: Any, device: int) -> Any:
+        self.loaded.append(one)
+
         def function(grid: Any, block: Any, arguments: Any, maps: Any = ()) -> None:
             self.launched.append((one, grid, block, arguments, tuple(self.maps[at] for at in maps)))
             if one.name == self.fails:

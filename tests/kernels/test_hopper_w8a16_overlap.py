@@ -32,9 +32,9 @@ def layers() -> list[Kernel]:
 
 
 def chain(kernels: list[Kernel], x: torch.Tensor, bias: torch.Tensor, pause: bool) -> torch.Tensor:
-    """Layer after layer, each with a bias that is converted just before."""
+    """Layer after layer, each with a bias that is written and, once more than a few were, converted just before."""
     for kernel in 3 * kernels:
-        x = kernel(x, bias)
+        x = kernel(x, bias.clone())
         if pause:
             torch.cuda.synchronize()
     return x

@@ -137,3 +137,16 @@ def test_a_bias_is_converted_once(make: Any, driver: Driver) -> None:
         kernel(x, bias)
         places.append(driver.launched[-1][3][4 if make is fp8_kernel else 3])
     assert places[0] == places[1] == kernel._bias(bias).data_ptr()
+
+
+@pytest.mark.parametrize(("make", "op"), [(fp8_kernel, fp8_op), (w8a16_kernel, w8a16_op)])
+def test_what_any_number_of_rows_launches_was_loaded_when_the_layer_was_packed(
+    make: Any, op: Any, driver: Driver
+) -> None:
+    kernel = make(SPLIT)
+    known = len(driver.loaded)
+    for m in (*range(1, 140, 3), 256, 1024, 5000):
+        kernel(torch.zeros(m, SPLIT, dtype=torch.bfloat16), None)
+    asked = {launched[0] for launched in driver.launched}
+    assert asked <= set(driver.loaded[:known])
+    assert len({one for one in asked if one.name == op.__name__.rsplit(".", 1)[1]}) > 3

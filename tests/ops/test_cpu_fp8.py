@@ -150,6 +150,29 @@ def test_threads_and_rows_do_not_change_a_bit(path: str) -> None:
                 assert torch.equal(call(problem, tensors, x[:m], path=path, threads=2), whole[:m])
 
 
+def test_one_row_of_more_columns_than_are_scaled_at_once_has_the_bits_of_a_batch(path: str) -> None:
+    for variant in ("block_w8a8", "w8a16_channel", "mxfp8", "mxfp8_weight_only", "w8a16_block_3x5"):
+        *form, scale = VARIANTS[variant]
+        problem = problem_of(*form, n=13, k=8192 + 640 + 50, input="bf16", output="f32")
+        tensors = layer(problem, scale)
+        x = torch.randn(3, problem.k).bfloat16()
+        out = call(problem, tensors, x, path=path)
+        assert error(problem, tensors, x, None, out) <= 1
+        assert torch.equal(torch.cat([call(problem, tensors, row, path=path) for row in x.split(1)]), out)
+
+
+def test_byte_look_ups_give_every_bit_of_plain_avx512() -> None:
+    if not has_path("vbmi"):
+        pytest.skip("this machine has no vbmi")
+    for *form, scale in VARIANTS.values():
+        problem = problem_of(*form, n=67, k=1100, input="f32", output="f32")
+        tensors = layer(problem, scale)
+        for m in (1, 6):
+            x = torch.randn(m, 1100)
+            plain = call(problem, tensors, x, path="avx512")
+            assert torch.equal(call(problem, tensors, x, path="vbmi"), plain)
+
+
 def test_two_threads_of_python_may_call_at_once() -> None:
     problem = problem_of(*VARIANTS["block_w8a8"][:-1], n=640, k=1024, output="f32")
     tensors, x = layer(problem, "f32"), torch.randn(8, 1024)
@@ -188,8 +211,9 @@ def test_strided_rows_and_a_sliced_weight_are_read_where_they_lie() -> None:
     x, wide = torch.randn(9, 700, generator=g)[::2, :640], codes(20, 700, g)
     scale = torch.rand(1, 1)
     dense = linear(x.contiguous(), Weight(wide[::2, :640].contiguous(), scale, (10, 640)), None, torch.empty(5, 10))
-    strided = linear(x, Weight(wide[::2, :640], scale, (10, 640)), None, torch.full((5, 10), torch.nan))
-    assert torch.equal(strided, dense)
+    weight = Weight(wide[::2, :640], scale, (10, 640))
+    assert torch.equal(linear(x, weight, None, torch.full((5, 10), torch.nan)), dense)
+    assert torch.equal(linear(x[:1], weight, None, torch.full((1, 10), torch.nan)), dense[:1])
 
 
 def test_flushing_of_subnormals_by_the_caller_changes_nothing() -> None:
@@ -243,7 +267,7 @@ def test_tensors_that_do_not_fit_are_refused(case: str) -> None:
 
 
 def test_an_unsupported_path_is_a_reason() -> None:
-    missing = [name for name in ("avx2", "avx512") if not has_path(name)]
+    missing = [name for name in ("avx2", "avx512", "vbmi") if not has_path(name)]
     if not missing:
         pytest.skip("this machine has every path")
     with pytest.raises(KernelUnavailable, match=missing[0]):

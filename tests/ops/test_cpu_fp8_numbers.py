@@ -32,11 +32,11 @@ def test_all_256_codes_are_widened_exactly_along_k(path: str) -> None:
     raw = torch.arange(256, dtype=torch.uint8)
     for scale in (1.0, 0.3, 2.0**-126, 2.0**-130, 2.0**119, 3.0e38):
         wide = raw.view(torch.float8_e4m3fn).float() * torch.tensor(scale)
-        kept = torch.where(wide.isfinite(), raw, 0).view(torch.float8_e4m3fn).reshape(1, 256)
+        kept = torch.where(wide.isfinite(), raw, 0).view(torch.float8_e4m3fn).expand(7, 256).contiguous()
         wanted = kept.float() * torch.tensor(scale)
-        weight, picks = Weight(kept, torch.tensor([[scale]]), (1, 256)), torch.eye(256)
-        together = linear(picks, weight, None, torch.full((256, 1), torch.nan), path=path)
-        single = [linear(pick, weight, None, torch.full((1, 1), torch.nan), path=path) for pick in picks.split(1)]
+        weight, picks = Weight(kept, torch.tensor([[scale]]), (7, 256)), torch.eye(256)
+        together = linear(picks, weight, None, torch.full((256, 7), torch.nan), path=path)
+        single = [linear(pick, weight, None, torch.full((1, 7), torch.nan), path=path) for pick in picks.split(1)]
         assert torch.equal(together.t(), wanted)
         assert torch.equal(torch.cat(single).t(), wanted)
 

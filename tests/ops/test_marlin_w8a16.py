@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,14 +20,16 @@ from kerneltable.model import Problem
 from kerneltable.ops import cuda_instances, fragment_tiles
 from kerneltable.ops.cuda_code import Product
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW
-from kerneltable.ops.marlin_w8a16 import VARIANTS, Variant, instance_of, instances, variant
+from kerneltable.ops.marlin_w8a16 import PAIRED, VARIANTS, WIDE, Variant, choices, instance_of, instances, variant
 
-ALL = [one for choices in VARIANTS.values() for one in choices]
+ALL = [*itertools.chain.from_iterable(VARIANTS.values()), PAIRED, WIDE]
+SMALL, H200 = 99 * 1024, 227 * 1024
+"""Bytes of shared memory that a block may use: of SM86, SM89 and SM12x, and of SM90."""
 SCALES = (BY_ROW, BY_BLOCK, BY_32)
 
 INSTANCES = [(choice, SCALES[i % 3], "bf16") for i, choice in enumerate(ALL)]
-INSTANCES += [(ALL[0], BY_32, "f16"), (ALL[1], BY_ROW, "f16")]
-"""Each instance with one kind of scales, and two with f16."""
+INSTANCES += [(ALL[0], BY_32, "f16"), (ALL[1], BY_ROW, "f16"), (VARIANTS[16][0], BY_BLOCK, "bf16")]
+"""Each instance with one kind of scales, two with f16, and the one that loses a stage to exponents in full."""
 
 CALLS = (
     (9, -16, None, 1, False),  # short tiles of every kind, more steps than stages
@@ -106,28 +109,58 @@ def test_less_than_a_tile_comes_out_bit_for_bit(folder: Path) -> None:
 
 
 def test_every_instance_fits_into_the_shared_memory_of_the_smallest_chip_that_runs_it() -> None:
-    assert max(choice.shared_bytes(scales) for choice in ALL for scales in SCALES) <= 99 * 1024
+    assert max(instance_of(one, scales, "bf16", "f32").shared_bytes for one in ALL for scales in SCALES) <= SMALL
 
 
+def test_exponents_that_do_not_fit_cost_a_stage() -> None:
+    large, other = VARIANTS[16]
+    assert large.shared_bytes(BY_32) > SMALL
+    assert large.within(BY_32) == replace(large, stages=large.stages - 1)
+    assert large.within(BY_BLOCK) == large
+    assert other.within(BY_32) == other
+
+
+@pytest.mark.parametrize("shared", [SMALL, 163 * 1024, H200])
 @pytest.mark.parametrize(("m", "units"), [*itertools.product((1, 8, 9, 16, 17, 33, 65, 129, 4096), (16, 48, 132, 188))])
 @pytest.mark.parametrize(("n", "k"), [(16, 32), (576, 7168), (4096, 7168), (32768, 512), (8192, 28672)])
-def test_every_part_of_k_has_work_and_every_row_of_the_input_a_column(m: int, n: int, k: int, units: int) -> None:
-    choice, parts = variant(m, n, k, units)
+def test_every_part_of_k_has_work_and_few_rows_of_the_input_have_a_column_each(
+    m: int, n: int, k: int, units: int, shared: int
+) -> None:
+    choice, parts = variant(m, n, k, units, shared)
     assert parts == 1 or math.ceil(k / 128) // parts >= choice.groups
-    assert choice.columns >= min(m, 128)
+    assert choice.columns >= min(m, 64)
     assert choice.columns < 2 * max(m, 8)
 
 
 def test_few_outputs_of_a_long_k_are_split_and_many_are_not() -> None:
-    assert variant(1, 256, 7168, 132)[1] > 1
-    assert variant(4096, 4096, 7168, 132)[1] == 1
+    assert variant(1, 256, 7168, 132, H200)[1] > 1
+    assert variant(4096, 4096, 7168, 132, H200)[1] == 1
+
+
+def test_many_rows_share_a_multiprocessor_in_pairs_where_two_fit() -> None:
+    assert [choices(shared)[128] for shared in (SMALL, 163 * 1024, H200)] == [(WIDE,), (PAIRED,), (PAIRED,)]
+
+
+MEASURED = {
+    (4096, 7168): ((1, 0, 1), (16, 0, 2), (64, 0, 4)),
+    (24576, 1536): ((1, 1, 1), (16, 1, 1), (64, 1, 1)),
+    (8192, 28672): ((1, 0, 1), (16, 0, 1), (64, 0, 2)),
+}
+"""n and k: m, which instance, parts: at most 5 % behind the fastest of six or seven (H200, 2026-11-21)."""
+
+
+@pytest.mark.parametrize(("n", "k"), MEASURED)
+def test_on_an_h200_the_choice_is_one_that_was_measured_fast(n: int, k: int) -> None:
+    for m, which, parts in MEASURED[n, k]:
+        assert variant(m, n, k, 132, H200) == (VARIANTS[max(m, 8)][which], parts), m
 
 
 def test_the_instances_are_those_that_any_product_asks_for() -> None:
     listed = set(cuda_instances.instances("marlin_w8a16", [Product(1, 64, 128, 132)]))
     asked = {
-        instance_of(variant(m, n, k, units)[0], scales, "bf16", "bf16")
-        for m, n, k, units in cuda_instances.usual(132)[::97]
+        instance_of(variant(*product, shared)[0], scales, "bf16", "bf16")
+        for product in cuda_instances.usual(132)[::97]
+        for shared in (SMALL, H200)
         for scales in SCALES
     }
     assert asked <= listed
@@ -155,7 +188,7 @@ def without_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_device")
 def test_a_layer_is_packed_once_and_the_copy_of_another_kernel_of_the_layout_is_taken_as_it_is() -> None:
     weight = torch.randn(16, 32).to(torch.float8_e4m3fn)
-    problem = Problem("w8a16_fp8", n=16, k=32, weight_granularity="channel")
+    problem = Problem("w8a16_fp8", n=16, k=32, m=1, weight_granularity="channel")
     own = Kernel(problem, weight=weight, weight_scale=torch.ones(16), chip=None)
     assert torch.equal(own.packed, fragment_tiles.pack(weight.view(torch.uint8), None))
     other = Kernel(problem, weight=weight, weight_scale=torch.ones(16), chip=None, packed=own.packed)

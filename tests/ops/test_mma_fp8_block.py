@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from functools import cache
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from kerneltable.errors import KernelUnavailable
 from kerneltable.kernels.mma_fp8_block import Kernel
 from kerneltable.model import Problem
 from kerneltable.ops import cuda_parts, mma_fp8_block
-from kerneltable.ops.cuda_instances import usual
-from kerneltable.ops.mma_fp8_block import Variant, instance_of, parts_of, variant
+from kerneltable.ops.cuda_code import Product
+from kerneltable.ops.mma_fp8_block import LARGE, PAIRED, Variant, choices, instance_of, parts_of, variant
+from kerneltable.ops.mma_work import fitting
 
-USUAL = usual(132)[::7] + usual(48)[::7]
-CHOSEN = sorted({variant.__wrapped__(*product) for product in USUAL}, key=lambda one: (one.rows, one.columns))
+ALL = [*itertools.chain.from_iterable(PAIRED.values()), LARGE]
+SMALL, H200 = 99 * 1024, 227 * 1024
+"""Bytes of shared memory that a block may use: of SM89 and SM12x, and of SM90."""
 
 CASES = {"one_block": True, "ring_at_once": False, "ring_late": True, "tails_in_parts": True}
 """Whether asynchronous copies land late, see warps/mma.cuh."""
@@ -60,7 +63,7 @@ def size_of(case: str, choice: Variant) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("choice", CHOSEN, ids=lambda one: f"{one.rows}x{one.columns}x{one.warps_k}")
+@pytest.mark.parametrize("choice", ALL, ids=lambda one: f"{one.rows}x{one.columns}x{one.stages}")
 def test_integers_come_out_bit_for_bit(choice: Variant, case: str, folder: Path) -> None:
     m, n, k, parts = size_of(case, choice)
     codes, scales, weight, of_weight, bias, wanted = exact_case(m, n, k)
@@ -82,23 +85,49 @@ def test_parts_are_added_in_order_and_the_bias_last(folder: Path) -> None:
     assert torch.equal(out, (parts[0] + parts[1]) + parts[2] + bias)
 
 
-def test_every_choice_fits_into_the_shared_memory_of_the_smallest_chip_that_runs_it() -> None:
-    assert max(choice.shared_bytes for choice in CHOSEN) <= 99 * 1024
+@pytest.mark.parametrize("shared", [SMALL, H200])
+def test_every_choice_fits_into_the_shared_memory_of_a_chip_and_all_but_the_largest_twice(shared: int) -> None:
+    found = choices(shared)
+    assert list(found) == [one.rows for one in found.values()] == [16, 32, 64, 128]
+    assert found[128].shared_bytes <= shared
+    assert min(fitting(found[rows].shared_bytes, shared) for rows in PAIRED) >= 2
 
 
 @pytest.mark.parametrize("m", [1, 16, 17, 33, 65, 129, 1024])
 @pytest.mark.parametrize("units", [20, 48, 128, 188])
 @pytest.mark.parametrize(("n", "k"), [(16, 16), (576, 7168), (4096, 7168), (32768, 512), (8192, 28672)])
-def test_every_part_of_k_has_work(m: int, n: int, k: int, units: int) -> None:
-    choice = variant(m, n, k, units)
+def test_every_part_of_k_has_work_and_no_tile_is_higher_than_it_need_be(m: int, n: int, k: int, units: int) -> None:
+    choice = variant(m, n, k, units, SMALL)
     parts = parts_of(choice, m, n, k, units)
     assert parts == 1 or -(-k // 128) // parts >= 2 * choice.warps_k
-    assert parts == 1 or parts * choice.tiles(m, n) <= units
+    assert choice.rows >= min(m, 64)
+    assert choice.rows < 2 * max(m, 16)
 
 
 def test_few_outputs_of_a_long_k_are_split_and_many_are_not() -> None:
-    assert parts_of(variant(1, 256, 7168, 132), 1, 256, 7168, 132) > 1
-    assert parts_of(variant(4096, 4096, 7168, 132), 4096, 4096, 7168, 132) == 1
+    assert parts_of(variant(1, 256, 7168, 132, H200), 1, 256, 7168, 132) > 1
+    assert parts_of(variant(4096, 4096, 7168, 132, H200), 4096, 4096, 7168, 132) == 1
+
+
+MEASURED = {
+    (4096, 7168): ((1, 16, 32, 2), (16, 16, 32, 2), (64, 64, 64, 4), (128, 128, 128, 4), (1024, 128, 128, 1)),
+    (2112, 7168): ((1, 16, 32, 4), (16, 16, 32, 4), (64, 64, 64, 8), (128, 64, 64, 4), (1024, 64, 64, 1)),
+    (8192, 28672): ((1, 16, 32, 1), (16, 16, 32, 1), (64, 64, 64, 2), (128, 128, 128, 2), (1024, 128, 128, 1)),
+}
+"""n and k: m, rows and columns of a tile, parts: at most 5 % behind the fastest of 24 tiles (H200, 2026-11-21)."""
+
+
+@pytest.mark.parametrize(("n", "k"), MEASURED)
+def test_on_an_h200_the_choice_is_one_that_was_measured_fast(n: int, k: int) -> None:
+    for m, rows, columns, parts in MEASURED[n, k]:
+        choice = variant(m, n, k, 132, H200)
+        assert (choice.rows, choice.columns, parts_of(choice, m, n, k, 132)) == (rows, columns, parts), m
+
+
+def test_every_instance_that_a_chip_asks_for_is_listed() -> None:
+    listed = set(mma_fp8_block.instances([Product(1, 64, 128, 132)], "bf16", "f16"))
+    asked = {instance_of(one, "f16") for shared in (SMALL, H200) for one in choices(shared).values()}
+    assert asked == listed
 
 
 def test_the_parts_are_among_the_instances_of_the_kernel() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.output import print_json
+from kerneltable.cli.run import memory_line
 from kerneltable.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def answer(folders: Sequence[tuple[str, Path]], skipped: Sequence[str], table: T
     answers: list[dict[str, Any]] = []
     for label, folder in folders:
         with _quiet_transformers():
-            model = load(folder, table, args.device, kernel=args.force, verify=args.verify)
+            model = load(
+                folder, table, args.device, kernel=args.force, verify=args.verify, keep_checkpoint=not args.release
+            )
             found = generate(model, folder, args.generate, args.tokens)
         where = str(model.device)
         answers.append(as_json(label, where, found))
@@ -51,6 +54,8 @@ def as_json(label: str, where: str, found: Generated) -> dict[str, Any]:
         "seconds": round(found.seconds, 6),
         "tokens_per_second": round(found.tokens_per_second, 2),
         "kernels": dict(found.kernels),
+        "weight_bytes": found.weight_bytes,
+        "packed_bytes": found.packed_bytes,
     }
 
 
@@ -64,6 +69,7 @@ def text_lines(label: str, where: str, prompt: str, found: Generated) -> list[st
         f"  {rate} (prompt of {len(found.prompt)} included) on {where}",
         f"  tokenizer: {found.tokenizer}",
         f"  kernels: {kernels}",
+        f"  {memory_line([found])}",
     ]
 
 

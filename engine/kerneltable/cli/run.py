@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kerneltable.model import Table
+    from kerneltable.run.generation import Generated
     from kerneltable.run.measure import Failed, Measured
 
 WIDTH_OF_A_FILE = 160
@@ -51,6 +53,11 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--verify",
         choices=("first", "always", "never"),
         help="calls of --generate to hold against the reference (default first)",
+    )
+    parser.add_argument(
+        "--release",
+        action="store_true",
+        help="hold weights once: let go of the checkpoint's where a packed copy gives them back exactly",
     )
     add_layers(parser)
     add_format(parser)
@@ -127,12 +134,18 @@ def refusal_lines(measured: Sequence[Measured]) -> list[str]:
     return lines
 
 
-def memory_line(measured: Sequence[Measured]) -> str:
+def memory_line(measured: Sequence[Measured | Generated]) -> str:
     """What the layers keep in memory: the tensors of the checkpoint, and what their kernels packed beside them."""
     from kerneltable.select.terms import size_text
 
     given, packed = (sum(getattr(layer, name) for layer in measured) for name in ("weight_bytes", "packed_bytes"))
     return f"memory: weights and scales {size_text(given)} as in the checkpoint, {size_text(packed)} packed beside them"
+
+
+def kept_lines(measured: Sequence[Measured]) -> list[str]:
+    """Why layers hold the checkpoint's tensors although they were to be released, one line for each reason."""
+    counts = Counter(layer.kept for layer in measured if layer.kept)
+    return [f"not released: {count} layer{'s' if count > 1 else ''}: {why}" for why, count in counts.items()]
 
 
 def _layer_json(layer: Measured) -> dict[str, Any]:
@@ -147,6 +160,7 @@ def _layer_json(layer: Measured) -> dict[str, Any]:
         "microseconds": round(layer.microseconds, 2),
         "weight_bytes": layer.weight_bytes,
         "packed_bytes": layer.packed_bytes,
+        "kept": layer.kept or None,
     }
 
 
@@ -208,8 +222,9 @@ def _measure(
     shared_ledger().verify = "never"  # this command checks every result itself, and reports what is wrong
     measured: list[Measured] = []
     failed: list[Failed] = []
+    keeps = not args.release
     for label, folder in folders:
-        linears = load_linears(folder, table, args.device, kernel=args.force, strict=False)
+        linears = load_linears(folder, table, args.device, kernel=args.force, strict=False, keep_checkpoint=keeps)
         with _progress(label, len(linears)) as seen:
             done, lost = measure_checkpoint(linears, label, args.m, seen=seen)
         measured += done
@@ -261,7 +276,12 @@ def _summary(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Se
     device = measured[0].selection.device if measured else None
     where = "" if device is None else f" on {device.name or device.platform} ({device.platform} {device.architecture})"
     ran = f"{within} of {len(measured) + len(failed)} layers ran within their bound{where}"
-    lines = [f"{ran}; worst error/bound {worst:.3f}", f"kernels: {kernels}", memory_line(measured)]
+    lines = [
+        f"{ran}; worst error/bound {worst:.3f}",
+        f"kernels: {kernels}",
+        memory_line(measured),
+        *kept_lines(measured),
+    ]
     refused = [f"  {line}" for line in refusal_lines(measured)]
     lines += ["refused:", *refused] if refused else ["refused: nothing; each layer got the first kernel of its route"]
     lines += [f"failed: {f.checkpoint} {f.name}: {f.reason}" for f in failed]

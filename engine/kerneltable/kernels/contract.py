@@ -19,8 +19,14 @@ class BoundKernel(Protocol):
     Kernels of one layout share a copy of the weights: one that packs keeps what it packed (a tensor, or a tuple of
     them) as its attribute `packed`, and takes `packed=None`, which no row lists either: that of another kernel of the
     layout, for the same tensors. What depends on more than them, such as the input's type, does not belong there.
+    A static method `unpack` says that the way back is exact: a layer may then hold these weights once (its tensors are
+    released, and made again when asked for), so that such a kernel keeps no reference to what `unpack` gives back, and
+    no address of it. A kernel without one keeps a reference to each tensor that it reads when called.
 
         def __init__(self, problem, *, weight, weight_scale, input_scale=None): ...
+
+        @staticmethod
+        def unpack(problem, packed): ...    # {"weight": uint8 [n, k]} by the scheme's own names, every byte as it was
 
     A kernel that quantizes its input in a launch of its own shows the two stages as `quantize(x)` and
     `product(quantized, bias=None)`, so that `kerneltable bench` can time them apart.

@@ -16,6 +16,7 @@ from kerneltable.ops.cuda_vectors import Launch
 from kerneltable.ops.hopper import ceil_div, map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, Stream, Tiled
 from kerneltable.ops.torch_fp8 import widen_scale
+from kerneltable.ops.wide_bias import WideBias
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
@@ -65,6 +66,7 @@ class Kernel:
         self._scale_address = self.weight_scale.data_ptr()
         self._empty = output_of(0, problem.n, problem.output, weight.device)
         self._blocks = ceil_div(problem.k, DEPTH)
+        self._bias = WideBias()
         self._calls: dict[int, Call] = {}
         quantizer(problem.input, self.chip, weight.device.index or 0, problem.k)
         for m in ROWS if problem.m is None else (problem.m,):
@@ -76,7 +78,7 @@ class Kernel:
         address = x.data_ptr()
         if address % 16 or not x.is_contiguous():
             return self.product(self.quantize(x), bias)
-        added = None if bias is None else bias.to(torch.float32).contiguous()
+        added = self._bias(bias)
         m, n, k = x.shape[0], self.problem.n, self.problem.k
         call = self._calls.get(m) or self._call(m)
         first, second, scratch = call.quantize, call.product, call.scratch
@@ -117,7 +119,7 @@ class Kernel:
     ) -> torch.Tensor:
         """The second stage: what `quantize` gave, times the weight; choice None: the layer's own."""
         codes, scales, flags = quantized
-        weight, added = (self.weight, self.weight_scale), None if bias is None else bias.to(torch.float32).contiguous()
+        weight, added = (self.weight, self.weight_scale), self._bias(bias)
         return op.product(
             codes, scales, flags, *weight, added, self.problem.output, self.chip, choice=choice or self.choice
         )

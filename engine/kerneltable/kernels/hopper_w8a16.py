@@ -10,7 +10,7 @@ import torch
 from kerneltable.ops import hopper_w8a16 as op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_launch import TensorMap
-from kerneltable.ops.fragment_tiles import DEPTH, codes_of, pack, scales_of
+from kerneltable.ops.fragment_tiles import DEPTH, codes_of, pack, scales_of, tensors_of
 from kerneltable.ops.hopper import ceil_div, output_of, settle
 from kerneltable.ops.hopper_w8a16_variants import Variant, Wide, rows_of_each
 from kerneltable.ops.wide_bias import WideBias
@@ -81,6 +81,11 @@ class Kernel:
             self._launches.clear()
         found = self._launches[m] = (launch, op.input_maps(m, problem.k, problem.input, launch.box))
         return found
+
+    @staticmethod
+    def unpack(problem: Problem, packed: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The checkpoint's tensors that `packed` holds, as bytes: weight, and the weight_scale of mxfp8."""
+        return tensors_of(packed, problem.n, problem.k)
 
     def product(
         self, x: torch.Tensor, bias: torch.Tensor | None = None, choice: Variant | Wide | None = None

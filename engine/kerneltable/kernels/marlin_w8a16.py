@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,15 +13,12 @@ from kerneltable.ops import marlin_w8a16 as op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_memory import give_back, take
 from kerneltable.ops.cuda_vectors import Launch
-from kerneltable.ops.fragment_tiles import codes_of, pack, scales_of
+from kerneltable.ops.fragment_tiles import codes_of, pack, scales_of, tensors_of
 from kerneltable.ops.hopper import output_of
 from kerneltable.ops.wide_bias import WideBias
 
 if TYPE_CHECKING:
     from kerneltable.model import Problem
-
-ROWS = (1, 16, 32, 64, 128, 256, 4096)
-"""One m of each band that has an instance of its own; they are compiled when a layer is packed, not at a first call."""
 
 MOST_ROWS = 4096
 """Different m that a layer remembers at a time."""
@@ -67,9 +65,13 @@ class Kernel:
         self._empty = output_of(0, problem.n, problem.output, weight.device)
         self._bias = WideBias()
         self._calls: dict[int, Call] = {}
-        cuda_parts.prepare(1, problem.n, problem.output, self.chip, weight.device.index or 0)
-        for m in ROWS if problem.m is None else (problem.m,):
-            self._call(m)
+        index = weight.device.index or 0
+        cuda_parts.prepare(1, problem.n, problem.output, self.chip, index)
+        if problem.m is not None:
+            self._call(problem.m)
+            return
+        for choice in chain.from_iterable(op.choices(self.chip.shared_bytes).values()):  # now, not at a first call
+            op.prepare(1, problem.n, problem.k, self.scales, self.dtypes, self.chip, index, (choice, 1))
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
@@ -102,6 +104,11 @@ class Kernel:
             self._calls.clear()
         found = self._calls[m] = Call(product, add, parts * m * problem.n * 4 if parts > 1 else 0)
         return found
+
+    @staticmethod
+    def unpack(problem: Problem, packed: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The checkpoint's tensors that `packed` holds, as bytes: weight, and the weight_scale of mxfp8."""
+        return tensors_of(packed, problem.n, problem.k)
 
     def product(
         self, x: torch.Tensor, bias: torch.Tensor | None = None, choice: tuple[op.Variant, int] | None = None

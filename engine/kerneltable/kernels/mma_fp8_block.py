@@ -19,9 +19,6 @@ from kerneltable.ops.wide_bias import WideBias
 if TYPE_CHECKING:
     from kerneltable.model import Problem
 
-ROWS = (16, 32, 64, 128, 256, 4096)
-"""One m of each band that has an instance of its own; they are compiled when a layer is packed, not at a first call."""
-
 MOST_ROWS = 4096
 """Different m that a layer remembers at a time."""
 
@@ -69,8 +66,11 @@ class Kernel:
         index = weight.device.index or 0
         cuda_quantize.quantizer(problem.input, self.chip, index, problem.k)
         cuda_parts.prepare(1, problem.n, problem.output, self.chip, index)
-        for m in ROWS if problem.m is None else (problem.m,):
-            self._call(m)
+        if problem.m is not None:
+            self._call(problem.m)
+            return
+        for choice in op.choices(self.chip.shared_bytes).values():  # compiled now, not at a first call
+            op.prepare(1, problem.n, problem.k, problem.output, self.chip, index, choice, 1)
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""

@@ -24,6 +24,9 @@ CHIP = "chip"
 PACKED = "packed"
 """Another one: the attribute `packed` of a kernel of the same layout that packed the same layer, or None."""
 
+UNPACK = "unpack"
+"""A static method of a kernel that packs: the way back from `packed` to the checkpoint's tensors."""
+
 NOT_KERNELS = frozenset({"__init__", "contract", "registry"})
 
 

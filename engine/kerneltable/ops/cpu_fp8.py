@@ -14,7 +14,7 @@ from kerneltable.ops.cpp import load_library
 SOURCE = "cpu/fp8_linear.cpp"
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INPUTS = {"none": 0, "group": 1, "tensor": 2, "static": 3, "mx": 4}
-PATHS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3}
+PATHS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "vbmi": 4}
 
 
 class _Job(ctypes.Structure):
@@ -70,7 +70,7 @@ def library() -> ctypes.CDLL:
 
 
 def has_path(path: str) -> bool:
-    """True when this machine can run the instruction path: auto, portable, avx2 or avx512."""
+    """True when this machine can run the instruction path: auto, portable, avx2, avx512 or vbmi (AVX-512 VBMI)."""
     return bool(library().kt_fp8_has_path(PATHS[path]))
 
 
@@ -89,7 +89,7 @@ def linear(
     x         [m, k] float32, bfloat16 or float16, columns contiguous, any row stride
     bias      [n] float32, contiguous, or None
     out       [m, n] float32, bfloat16 or float16, contiguous; each bit of it depends on its own row of x alone
-              (with mode tensor, on all of x) and on the path, never on m or on threads
+              (with mode tensor, on all of x) and on the path (avx512 and vbmi agree), never on m or on threads
     threads   how many share the work; None: torch.get_num_threads()
     errors    KernelInputError for a tensor that does not fit, KernelUnavailable for a path that is not of this machine,
               MemoryError

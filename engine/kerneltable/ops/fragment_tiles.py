@@ -59,6 +59,16 @@ def unpack(packed: torch.Tensor, n: int, k: int) -> tuple[torch.Tensor, torch.Te
     return codes, scales.reshape(tiles * ROWS, blocks * 4)[:n, : k // 32].contiguous()
 
 
+def tensors_of(packed: torch.Tensor, n: int, k: int) -> dict[str, torch.Tensor]:
+    """What a packed weight stands for, by the names of the schemes, byte for byte.
+
+    packed    as `pack` gives it
+    returns   weight [n, k] uint8 holding e4m3; with packed exponents weight_scale [n, k / 32] uint8 holding e8m0, too
+    """
+    codes, exponents = unpack(packed, n, k)
+    return {"weight": codes} if exponents is None else {"weight": codes, "weight_scale": exponents}
+
+
 def codes_of(kernel: str, weight: torch.Tensor) -> torch.Tensor:
     """The bytes of a weight [n, k] e4m3.
 

@@ -31,6 +31,9 @@ three where four blocks or more share a multiprocessor."""
 DIVIDING = 20
 """Blocks that dividing tiles along k costs: partial sums are written, waited for and read."""
 
+MOST_PARTS = 4
+"""Into which a tile is divided where there is a choice: one block adds them all, one after the other."""
+
 WIDE_TILE = 1.05
 """How much longer a column of a tile of 192 takes than one of 128: its sums are not added while products run."""
 
@@ -76,6 +79,13 @@ def variant(m: int, n: int, k: int, multiprocessors: int) -> Stream | Tiled:
     if m <= FEW_ROWS or (m <= SOME_ROWS and n <= WIDE_N and k < LONG_K):
         return _stream(next(c for c in (8, 16, 32, 64, 128) if c >= m), -(-n // 64), blocks, multiprocessors)
     return _tiled(m, n, blocks, multiprocessors // 2)
+
+
+def divided_tiles(tiles: int, pairs: int) -> int:
+    """How many tiles are divided along k, of those of a product for so many pairs of multiprocessors: the last wave.
+    One that would be divided into more than MOST_PARTS takes the wave before it along."""
+    last = tiles % pairs
+    return last + pairs if 0 < last * MOST_PARTS < pairs < tiles else last
 
 
 def _stream(columns: int, tiles: int, blocks: int, multiprocessors: int) -> Stream:

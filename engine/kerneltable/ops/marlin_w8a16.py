@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 
 import torch
 
@@ -15,9 +16,16 @@ from kerneltable.ops.cuda_parts import add_parts
 from kerneltable.ops.cuda_vectors import Launch
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW, DEPTH, EXACT_EXPONENTS
 from kerneltable.ops.hopper import DTYPE_CODES, ceil_div, output_of
+from kerneltable.ops.mma_work import Tiling, fitting, work
 
 TYPES = (*(POINTER,) * 6, *(INT32,) * 4)
 MOST_PARTS = 8
+
+LEAST_SHARED = 99 * 1024
+"""Of the chips that run this, the least that a block may use; every instance fits."""
+
+LEAST_COPIED = 64 * 1024
+"""Bytes of stages below which a multiprocessor waits for memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,46 +55,53 @@ class Variant:
         stage = self.columns * self.depth * 2 + self.rows * (self.depth + (4 if scales == BY_32 else 0))
         return max(self.groups * self.stages * stage, self.groups * self.columns * (self.rows + 4) * 4)
 
+    def within(self, scales: int) -> Variant:
+        """The same with a stage fewer, where exponents beside the codes would not fit otherwise."""
+        return self if self.shared_bytes(scales) <= LEAST_SHARED else replace(self, stages=self.stages - 1)
+
     def tiles(self, m: int, n: int) -> int:
         """Blocks of threads that cover the outputs."""
         return ceil_div(n, self.rows) * ceil_div(m, self.columns)
 
 
-NARROW, FLAT = Variant(1, 2, 1, 4, 8, 128, 4), Variant(1, 4, 1, 2, 8, 128, 4, 2)
 VARIANTS = {
-    8: (NARROW, FLAT),
-    16: (Variant(1, 2, 1, 4, 16, 64, 4, 2), Variant(1, 4, 1, 2, 16, 128, 4, 2)),
+    8: (Variant(1, 2, 1, 4, 8, 128, 3, 2), Variant(1, 4, 1, 2, 8, 128, 3, 3)),
+    16: (Variant(2, 2, 1, 4, 16, 64, 4, 2), Variant(1, 4, 1, 2, 16, 64, 4, 3)),
     32: (Variant(1, 4, 1, 2, 32, 64, 4, 2), Variant(2, 4, 1, 2, 32, 64, 3)),
-    64: (Variant(1, 4, 1, 2, 64, 64, 4), Variant(2, 4, 1, 1, 64, 64, 4, 2)),
-    128: (Variant(2, 4, 2, 1, 128, 64, 3),),
+    64: (Variant(2, 4, 1, 2, 64, 64, 3), Variant(1, 4, 1, 2, 64, 64, 4)),
 }
-"""By the columns of a tile, the instances that `variant` chooses from. All fit into 99 KiB."""
+"""For few rows, by the columns of a tile: the instances that `variant` chooses from."""
 
-ADDING = 64 * 1024
-"""What a second launch costs, in bytes that a multiprocessor reads meanwhile: 2 us at 32 GB/s."""
+PAIRED, WIDE = Variant(2, 4, 1, 1, 64, 64, 4, 2), Variant(2, 4, 2, 1, 128, 64, 3)
+"""For more rows: four warps, which want a second block beside them; eight, where two such blocks do not fit."""
+
+MULTIPLYING = 0.066
+"""What a multiplication and an addition cost, in bytes fetched: 1790 of them in a nanosecond (H200, see mma_work)."""
+
+
+def choices(shared_bytes: int) -> dict[int, tuple[Variant, ...]]:
+    """By the rows of the input, the instances of a chip whose blocks may use so much shared memory."""
+    many = PAIRED if fitting(PAIRED.shared_bytes(BY_32), shared_bytes) > 1 else WIDE
+    return {**VARIANTS, 128: (many,)}
 
 
 @lru_cache(maxsize=4096)
-def variant(m: int, n: int, k: int, multiprocessors: int) -> tuple[Variant, int]:
+def variant(m: int, n: int, k: int, multiprocessors: int, shared_bytes: int) -> tuple[Variant, int]:
     """The instance for a product and the parts of k: those that leave the busiest multiprocessor least to do."""
-    columns = next((c for c in VARIANTS if c >= m), 128)
+    found = choices(shared_bytes)
+    fits = found[next((rows for rows in found if rows >= m), 128)]
     most = max(1, min(MOST_PARTS, ceil_div(k, DEPTH) // 8))
-    choices = [(one, parts) for parts in range(1, most + 1) for one in VARIANTS[columns]]
+    pairs = [(one, parts) for parts in range(1, most + 1) for one in fits]
     product = Product(m, n, k, multiprocessors)
-    return min(choices, key=lambda choice: work(choice[0], choice[1], product))
+    return min(pairs, key=lambda pair: work(tiling(pair[0], m, n, shared_bytes), pair[1], product))
 
 
-def work(choice: Variant, parts: int, product: Product) -> float:
-    """What the busiest multiprocessor does, in bytes of weights that it could read meanwhile.
-
-    An input comes from the second-level cache, at twice the rate; a multiplication and an addition cost 0.019 bytes,
-    since a multiprocessor reads 19 bytes and multiplies 1024 pairs in a cycle (H200). Parts are written and read once.
-    """
-    m, n, k, multiprocessors = product
-    blocks = ceil_div(choice.tiles(m, n) * parts, multiprocessors)
-    read, products = choice.rows + choice.columns, 0.019 * choice.rows * choice.columns
-    adding = ADDING + 8 * parts * m * n / multiprocessors if parts > 1 else 0
-    return blocks * (k / parts) * max(read, products) + adding
+def tiling(choice: Variant, m: int, n: int, shared_bytes: int) -> Tiling:
+    """How an instance divides a product on a chip whose blocks may use so much shared memory."""
+    rows, columns, own = choice.rows, choice.columns, choice.shared_bytes(BY_ROW)
+    together = max(1, min(choice.blocks, fitting(own, shared_bytes)))
+    waits = choice.threads <= 128 or own < LEAST_COPIED
+    return Tiling(choice.tiles(m, n), rows + 2 * columns + MULTIPLYING * rows * columns, together, waits)
 
 
 def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
@@ -94,12 +109,13 @@ def instances(products: Iterable[Product], input: str, output: str) -> Iterator[
     if input not in EXACT_EXPONENTS or not any(products):
         return
     for scales in (BY_ROW, BY_BLOCK, BY_32):
-        for choice in (one for choices in VARIANTS.values() for one in choices):
+        for choice in (*chain.from_iterable(VARIANTS.values()), PAIRED, WIDE):
             yield instance_of(choice, scales, input, output)
 
 
 def instance_of(choice: Variant, scales: int, dtype: str, output: str) -> Instance:
     """The instance for an input dtype ("bf16", "f16") and an output dtype."""
+    choice = choice.within(scales)
     numbers = {
         "STRIPS": choice.strips, "DOWN": choice.down, "ACROSS": choice.across, "GROUPS": choice.groups,
         "COLUMNS": choice.columns, "DEPTH": choice.depth, "STAGES": choice.stages, "BLOCKS": choice.blocks,
@@ -115,7 +131,7 @@ def prepare(
     choice: tuple[Variant, int] | None = None,
 ) -> Launch:  # fmt: skip
     """The instance and the grid for a product of [m, k] with [n, k]; choice None lets `variant` choose."""
-    one, parts = choice or variant(m, n, k, chip.multiprocessors)
+    one, parts = choice or variant(m, n, k, chip.multiprocessors, chip.shared_bytes)
     function = load(instance_of(one, scales, *dtypes), chip, device)
     return Launch(function, (ceil_div(n, one.rows), ceil_div(m, one.columns), parts), (one.threads, 1, 1))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import torch
 
@@ -14,6 +15,7 @@ from kerneltable.ops.cuda_launch import INT32, POINTER
 from kerneltable.ops.cuda_parts import add_parts
 from kerneltable.ops.cuda_vectors import Launch
 from kerneltable.ops.hopper import DTYPE_CODES, ceil_div, output_of
+from kerneltable.ops.mma_work import Tiling, fitting, work
 
 DEPTH = 128
 TYPES = (*(POINTER,) * 7, *(INT32,) * 4)
@@ -46,35 +48,59 @@ class Variant:
         return ceil_div(m, self.rows) * ceil_div(n, self.columns)
 
 
+PAIRED = {
+    16: (Variant(16, 32, 1, 1, 4, 3), Variant(16, 32, 1, 1, 4, 2)),
+    32: (Variant(32, 64, 1, 4, 1, 4),),
+    64: (Variant(64, 64, 2, 2, 1, 4), Variant(64, 64, 2, 2, 1, 3)),
+}
+"""By the rows of a tile: instances of four warps, which want a second block beside them; the last one is for 99 KiB."""
+
+LARGE = Variant(128, 128, 4, 2, 1, 3)
+"""Keeps a multiprocessor busy by itself."""
+
+MULTIPLYING = 0.085
+"""What a multiplication and an addition cost, in bytes fetched: 1390 of them in a nanosecond (H200, see mma_work)."""
+
+
+def choices(shared_bytes: int) -> dict[int, Variant]:
+    """By the rows of a tile, the instances of a chip whose blocks may use so much shared memory."""
+    paired = {
+        rows: next((one for one in those if fitting(one.shared_bytes, shared_bytes) > 1), those[-1])
+        for rows, those in PAIRED.items()
+    }
+    return {**paired, LARGE.rows: LARGE}
+
+
 @lru_cache(maxsize=4096)
-def variant(m: int, n: int, k: int, multiprocessors: int) -> Variant:
-    """The instance for a product. All of them fit into 99 KiB, the small ones twice.
-
-    Few rows: tiles so narrow that every multiprocessor has one, and warps that share the blocks of k."""
-    if m <= 32:
-        rows = 16 if m <= 16 else 32
-        if n >= 64 * 2 * multiprocessors:
-            return Variant(rows, 64, 1, 4, 1, 4)
-        if n >= 32 * multiprocessors:
-            return Variant(rows, 32, 1, 2, 2, 3)
-        return Variant(rows, 16, 1, 1, 4, 2)
+def variant(m: int, n: int, k: int, multiprocessors: int, shared_bytes: int) -> Variant:
+    """The instance for a product: with the least to do, of those whose tiles are no higher than they need be."""
+    found = choices(shared_bytes)
     if m <= 64:
-        return Variant(64, 64, 2, 2, 1, 3)
-    if m <= 128 or Variant(128, 128, 2, 4, 1, 3).tiles(m, n) < multiprocessors:
-        return Variant(64, 128, 2, 4, 1, 3)
-    return Variant(128, 128, 2, 4, 1, 3)
+        return next(found[rows] for rows in found if rows >= m)
+    product = Product(m, n, k, multiprocessors)
+    return min((LARGE, found[64]), key=lambda one: work(tiling(one, m, n), parts_of(one, *product), product))
 
 
+@lru_cache(maxsize=4096)
 def parts_of(choice: Variant, m: int, n: int, k: int, multiprocessors: int) -> int:
-    """Parts of k that give every multiprocessor a block, as long as each part has two stages of work."""
-    spare = multiprocessors // choice.tiles(m, n)
-    return max(1, min(MOST_PARTS, spare, ceil_div(k, DEPTH) // (2 * choice.warps_k)))
+    """Parts of k that leave least to do, as long as each part has two stages of work."""
+    most = max(1, min(MOST_PARTS, ceil_div(k, DEPTH) // (2 * choice.warps_k)))
+    tiles, product = tiling(choice, m, n), Product(m, n, k, multiprocessors)
+    return min(range(1, most + 1), key=lambda parts: work(tiles, parts, product))
+
+
+def tiling(choice: Variant, m: int, n: int) -> Tiling:
+    """How an instance divides a product."""
+    rows, columns = choice.rows, choice.columns
+    paired = choice != LARGE
+    return Tiling(choice.tiles(m, n), rows + columns + MULTIPLYING * rows * columns, 1 + paired, paired)
 
 
 def instances(products: Iterable[Product], _input: str, output: str) -> Iterator[Instance]:
-    """What cuda_instances asks: every instance for these products and an output dtype."""
-    for choice in dict.fromkeys(variant.__wrapped__(*product) for product in products):
-        yield instance_of(choice, output)
+    """What cuda_instances asks: all that any m, n and k can ask for on any chip, with an output dtype."""
+    if any(products):
+        for choice in (*chain.from_iterable(PAIRED.values()), LARGE):
+            yield instance_of(choice, output)
 
 
 def instance_of(choice: Variant, output: str) -> Instance:
@@ -93,7 +119,7 @@ def prepare(
     choice: Variant | None = None, parts: int | None = None,
 ) -> Launch:  # fmt: skip
     """The instance and the grid for a product of [m, k] with [n, k]; what is None is chosen here."""
-    choice = choice or variant(m, n, k, chip.multiprocessors)
+    choice = choice or variant(m, n, k, chip.multiprocessors, chip.shared_bytes)
     parts = parts or parts_of(choice, m, n, k, chip.multiprocessors)
     function = load(instance_of(choice, output), chip, device)
     return Launch(function, (choice.tiles(m, n), parts, 1), (choice.threads, 1, 1))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from kerneltable.errors import CaptureError, KernelInputError
-from kerneltable.formats import FORMATS
 from kerneltable.model import Device, Problem, Selection, Table
 from kerneltable.ops.input_quantizer import source_of
 from kerneltable.ops.torch_op import register
@@ -19,7 +18,10 @@ from kerneltable.run.checkpoint_tensors import HANDLE, CheckpointTensors
 from kerneltable.run.layer import INPUT_FORMATS, Declared, Layer
 from kerneltable.run.packing import held_bytes
 from kerneltable.run.place import Run, check_place, device_for, forked_away, on_device
-from kerneltable.run.plan import Plan, bind, choose
+from kerneltable.run.plan import bind, choose
+from kerneltable.run.ready import Ready, are_own, own_buffers, torch_dtype
+from kerneltable.run.release import release, release_lines
+from kerneltable.run.tensor_source import TensorSource
 from kerneltable.run.watch import is_capturing
 from kerneltable.select import complete, explain
 from kerneltable.select.problems import scheme_of
@@ -28,28 +30,7 @@ from kerneltable.select.terms import size_text
 if TYPE_CHECKING:
     from typing import Self
 
-NOT_COPIED = frozenset({"_lock", "_ready", "_captured", "_device", "_op"})
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A layer's plan for one dtype of x, and what it rests on.
-
-    run     the plan's call, with the layer's device as the current one
-    place   where x must be
-    pins    the tensors that were packed, by name: when one is another object now, this is out of date
-    """
-
-    plan: Plan
-    run: Run
-    place: torch.device
-    pins: tuple[tuple[str, Tensor], ...]
-
-
-def torch_dtype(format: str) -> torch.dtype:
-    """The torch dtype of a format of the table ("bf16")."""
-    found: torch.dtype = getattr(torch, FORMATS[format].torch_dtype)
-    return found
+NOT_COPIED = frozenset({"_lock", "_ready", "_captured", "_device", "_op", "_source", "_own", "why_kept"})
 
 
 class BoundLayer(CheckpointTensors):
@@ -57,6 +38,7 @@ class BoundLayer(CheckpointTensors):
 
     Plans belong to one process, one device and one set of tensors: they are never copied, pickled or moved, but made
     anew where the layer then is. Those that a CUDA graph was captured with live as long as the layer.
+    `why_kept` says why tensors that the caller wants held once were not released; None: they were, or nobody asked.
     """
 
     weight: Tensor
@@ -64,6 +46,7 @@ class BoundLayer(CheckpointTensors):
     _ready: dict[torch.dtype, Ready]
     _captured: list[Run]
     _device: Device | None
+    why_kept: str | None
 
     def __init__(
         self,
@@ -143,12 +126,13 @@ class BoundLayer(CheckpointTensors):
         )
         lines = explain.text(self.table, selection, verbose=verbose)
         lines += [f"  packed   {kernel}: {size_text(size)}" for kernel, size in self.memory().items() if size]
+        lines += release_lines(self._source, self.held(), self.why_kept)
         return "\n".join(lines)
 
     def memory(self) -> dict[str, int]:
         """Bytes that each kernel packed so far holds beside the layer's own tensors; a shared copy counts once."""
         bound = (one for ready in tuple(self._ready.values()) for one in ready.plan.bound())
-        return held_bytes([(one.kernel, one.call) for one in bound], self.tensors())
+        return held_bytes([(one.kernel, one.call) for one in bound], self.held())
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
@@ -171,12 +155,14 @@ class BoundLayer(CheckpointTensors):
         if self._has_numbers():
             self._bind(dtype)
         for rows in (m,) if isinstance(m, int) else m:
-            self.serve(torch.randn(rows, self._k).to(dtype).to(self.weight.device))
+            self.serve(torch.randn(rows, self._k).to(dtype).to(self.place))
         return self
 
     def repack(self) -> Self:
         """Pack again what was packed, after tensors were changed in place by other means than `load_state_dict`."""
-        self._changed(numbers=True)
+        with self._lock:
+            self._hold()
+            self._changed(numbers=True)
         return self
 
     def rebind(self, table: Table) -> Self:
@@ -186,10 +172,13 @@ class BoundLayer(CheckpointTensors):
         """
         with self._lock:
             complete(scheme_of(table, self._problem.scheme), self._problem)
-            device = self._given or device_for(self.weight.device, table)
+            device = self._given or device_for(self.place, table)
             choose(table, device, self._problem, self._force)
-            ready = {dtype: self._packed(dtype, table, device) for dtype in tuple(self._ready)}
-            self.table, self._device, self._ready = table, device, ready
+            whole = TensorSource(self.tensors())
+            ready = {dtype: self._packed(dtype, table, device, whole) for dtype in tuple(self._ready)}
+            self._hold(whole.held())
+            self.table, self._device, self._ready, self._own = table, device, ready, own_buffers(whole.held())
+            self._release(ready)
         return self
 
     def serve(self, x: Tensor) -> Tensor:
@@ -201,33 +190,46 @@ class BoundLayer(CheckpointTensors):
         known = self._ready  # replaced when the tensors change: what is made for the old ones is then forgotten
         with self._lock:
             ready = known.get(dtype)
-            if ready is not None and all(self._buffers[name] is packed for name, packed in ready.pins):
+            if ready is not None and ready.fits(self._buffers):
                 return ready
             if is_capturing():
                 raise CaptureError(
                     f"{self.name}: not bound for {dtype} yet, and a CUDA graph is being captured; call "
                     "layer.prepare(m=...) with the rows of the graph before the capture"
                 )
-            place = self.weight.device
+            place = self.place
             if (forked := forked_away(place)) is not None:
                 raise forked
             if ready is not None and self._given is None and ready.place != place:
                 self._device = None
-            ready = known[dtype] = self._packed(dtype, self.table, self._device_here())
-            return ready
+            known[dtype] = self._packed(dtype, self.table, self._device_here())
+            self._release(known)
+            return known[dtype]
 
-    def _packed(self, dtype: torch.dtype, table: Table, device: Device) -> Ready:
-        """A plan for a dtype of x with the tensors of now, by a table, for a device."""
-        tensors, place = self.tensors(), self.weight.device
-        others = (ready for ready in tuple(self._ready.values()) if ready.plan.table is table)
-        alike = (one.plan.packed for one in others if all(tensors.get(name) is packed for name, packed in one.pins))
-        packed = next(alike, None)
+    def _release(self, known: dict[torch.dtype, Ready]) -> None:
+        """Let a packed copy stand for the tensors, where the caller wants that and every plan of now allows it."""
+        wanted = not self.declared.keep_checkpoint and self._source is None and known is self._ready
+        pins, fitting = self._pins(), {dtype: one for dtype, one in known.items() if one.fits(self._buffers)}
+        if not (wanted and fitting and are_own(pins, self._own)):
+            return
+        source = next(iter(fitting.values())).plan.source
+        self.why_kept = release(source, [one.plan for one in fitting.values()])
+        if self.why_kept is None:
+            self._let_go(source, pins)
+            known.update({dtype: replace(one, pins=tuple(self._pins().items())) for dtype, one in fitting.items()})
+
+    def _packed(self, dtype: torch.dtype, table: Table, device: Device, source: TensorSource | None = None) -> Ready:
+        """A plan for a dtype of x with the tensors of now (or of a source), by a table, for a device."""
+        pins, place = self._pins() if source is None else source.held(), self.place
+        alike = [one.plan for one in tuple(self._ready.values()) if one.fits(pins)]
+        source = source or (alike[0].source if alike else TensorSource(self.tensors()))
+        packed = next((plan.packed for plan in alike if plan.table is table), None)
         problem, verify = self._problem_for(dtype), self.declared.verify
-        plan = bind(table, device, problem, tensors, self._force, verify=verify, packed=packed)
+        plan = bind(table, device, problem, source, self._force, verify=verify, packed=packed)
         run = on_device(plan, place)
         if place.type == "cuda":
             run = register().kept_through_captures(run, getattr(self, HANDLE), self._captured, is_capturing)
-        return Ready(plan, run, place, tuple(tensors.items()))
+        return Ready(plan, run, place, tuple(pins.items()))
 
     def _problem_for(self, dtype: torch.dtype) -> Problem:
         input = INPUT_FORMATS[dtype]
@@ -235,7 +237,7 @@ class BoundLayer(CheckpointTensors):
 
     def _device_here(self) -> Device:
         """The Device that decides. errors: KernelInputError when the tensors are not on it."""
-        elsewhere = check_place(self._placed(), self.weight.device)
+        elsewhere = check_place(self._placed(), self.place)
         if elsewhere is not None:
             raise KernelInputError(f"{self.name}: {elsewhere}")
         return self._placed()
@@ -243,14 +245,14 @@ class BoundLayer(CheckpointTensors):
     def _placed(self) -> Device:
         """The Device that decides: the given one, else that of the tensors."""
         if self._device is None:
-            self._device = self._given or device_for(self.weight.device, self.table)
+            self._device = self._given or device_for(self.place, self.table)
         return self._device
 
     def _has_numbers(self) -> bool:
         return self._problem.n > 0 and self._k > 0
 
     def _can_bind(self) -> bool:
-        return self._has_numbers() and check_place(self._placed(), self.weight.device) is None
+        return self._has_numbers() and check_place(self._placed(), self.place) is None
 
     # --- When that is over ----------------------------------------------------------------------------------------
 
@@ -263,10 +265,10 @@ class BoundLayer(CheckpointTensors):
 
     def _renew(self) -> None:
         """Forget what is bound, and give the op a new handle: what was traced with the old one is traced again."""
-        place = self.weight.device
+        place = self.place
         self._kind = "cpu" if place.type == "meta" else place.type
-        self._ready = {}
-        self._device = None
+        self._ready, self._device, self.why_kept = {}, None, None
+        self._own = own_buffers(self._pins())
         old = self._buffers.get(HANDLE)
         self.register_buffer(HANDLE, register().enter(self, place), persistent=False)
         register().leave(self, old)
@@ -274,9 +276,9 @@ class BoundLayer(CheckpointTensors):
     def _changed(self, *, numbers: bool) -> None:
         """Pack again at once what was packed: later would be inside a call, or the warm-up of a CUDA graph."""
         if not numbers:
-            bound = self._ready
+            bound, why = self._ready, self.why_kept
             self._renew()
-            self._ready = bound
+            self._ready, self.why_kept = bound, why
             return
         dtypes = tuple(self._ready)
         self._renew()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kerneltable.errors import CheckpointError, LayerError
 from kerneltable.formats import FORMATS
@@ -53,7 +53,7 @@ class Checkpoint(Mapping[str, QuantLinear]):
     """
 
     def __init__(
-        self, folder: Path, contents: Contents, table: Table, device: Device, options: Mapping[str, str | None]
+        self, folder: Path, contents: Contents, table: Table, device: Device, options: Mapping[str, Any]
     ) -> None:
         self.folder = folder
         self.contents = contents
@@ -96,7 +96,7 @@ def quant_linear(
     tensors: Mapping[str, torch.Tensor | None],
     table: Table,
     device: Device | None,
-    options: Mapping[str, str | None],
+    options: Mapping[str, Any],
     name: str,
 ) -> QuantLinear:
     """Bind one layer of a checkpoint, whose tensors are in place.
@@ -104,7 +104,7 @@ def quant_linear(
     tensors  by their names in the checkpoint, bias among them if there is one
     device   None: that of the tensors
     options  input (None: bf16), output (None: that of the input), kernel (None: the table decides),
-             model (None: unknown), verify (None: as the ledger says)
+             model (None: unknown), verify (None: as the ledger says), keep_checkpoint (True)
     errors   LayerError, NoKernelError
     """
     if form.weight_granularity == "block":
@@ -121,13 +121,14 @@ def quant_linear(
         input_granularity=form.input_granularity,
         input_scaling=form.input_scaling,
         verify=options.get("verify"),
+        keep_checkpoint=options.get("keep_checkpoint", True),
         kernel=options["kernel"],
         name=name,
         model=options.get("model"),
     )
 
 
-def load_linears(
+def load_linears(  # noqa: PLR0913  one keyword for each thing that a folder leaves open
     model_dir: str | Path,
     table: Table | None = None,
     device: Device | str | None = None,
@@ -138,6 +139,7 @@ def load_linears(
     strict: bool = True,
     model: str | None = None,
     verify: str | None = None,
+    keep_checkpoint: bool = True,
 ) -> Checkpoint:
     """Find the quantized linears of a Hugging Face FP8, compressed-tensors or ModelOpt checkpoint.
 
@@ -148,6 +150,7 @@ def load_linears(
     kernel     a kernel that every layer must take
     model      the checkpoint's name, for errata of some models; None: the config's `_name_or_path`, else the folder's
     verify     which calls of the layers are held against the reference, as in QuantLinear.from_tensors
+    keep_checkpoint  False: weights are held once where a packed copy can stand for them, as there
     strict     False: layers that no scheme covers are listed in `refused` instead of being an error
     errors     CheckpointError naming file or layer, format and what is missing
     """
@@ -162,7 +165,8 @@ def load_linears(
     named = config.get("_name_or_path")
     known = model or (named if isinstance(named, str) and named else folder.resolve().name)
     options = {"input": input or _dtype(config), "output": output, "kernel": kernel, "model": known, "verify": verify}
-    return Checkpoint(folder, contents, table, present_device(device, table), options)
+    chosen = {**options, "keep_checkpoint": keep_checkpoint}
+    return Checkpoint(folder, contents, table, present_device(device, table), chosen)
 
 
 def read_config(folder: Path) -> tuple[Json, Quantization]:

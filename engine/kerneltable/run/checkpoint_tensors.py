@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from kerneltable.model import Scheme
+    from kerneltable.run.tensor_source import TensorSource
 
 HANDLE = "_handle"
 NARROW = "_narrow"
@@ -27,8 +29,12 @@ class CheckpointTensors(torch.nn.Module):
     """Tensors of one layer: buffers under the scheme's own names, in a state dict under those of the checkpoint.
 
     They keep their dtypes: `.half()` and `.to(dtype)` move nothing but the device. A subclass says what follows when
-    they change.
+    they change, and may release tensors that a packed copy gives back (`_source`): their buffers are None, and whoever
+    asks for them (by name, a state dict, a copy) gets new tensors with the same bytes.
     """
+
+    _source: TensorSource | None
+    _lock: AbstractContextManager[Any]
 
     def __init__(
         self,
@@ -51,13 +57,55 @@ class CheckpointTensors(torch.nn.Module):
         self._spelled = dict(spelled)
         self._trusted = trusted_scales
         self._parameters_of = tuple(tensors)
+        self._source = None
         for key, tensor in tensors.items():
             self.register_buffer(key, tensor.detach())
         self.register_buffer("bias", None if bias is None else bias.detach())
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The checkpoint's tensors under the scheme's own names, without the bias."""
-        return {key: getattr(self, key) for key in self._parameters_of}
+        """The checkpoint's tensors under the scheme's own names, without the bias; released ones are made anew."""
+        source, pins = self._source, self._pins()
+        missing = [key for key, tensor in pins.items() if tensor is None]
+        source = self._source or source  # released, or held again, by another thread meanwhile
+        back = source.whole() if source is not None and missing else {}
+        found = {key: back.get(key) if tensor is None else tensor for key, tensor in pins.items()}
+        return {key: tensor for key, tensor in found.items() if tensor is not None}
+
+    def held(self) -> dict[str, torch.Tensor]:
+        """Those of the checkpoint's tensors that are in memory now."""
+        kept = {} if self._source is None else self._source.held()
+        found = {key: kept.get(key) if tensor is None else tensor for key, tensor in self._pins().items()}
+        return {key: tensor for key, tensor in found.items() if tensor is not None}
+
+    @property
+    def place(self) -> torch.device:
+        """Where the layer is."""
+        weight = self._buffers["weight"]
+        if weight is None and self._source is not None:
+            return self._source.place
+        return self.tensors()["weight"].device if weight is None else weight.device
+
+    def __getattr__(self, name: str) -> torch.Tensor | torch.nn.Module:
+        """What torch's modules answer, and released tensors, made anew each time."""
+        found: Any = super().__getattr__(name)
+        made = self.tensors().get(name) if found is None and name in self._parameters_of else None
+        return found if made is None else made
+
+    def _pins(self) -> dict[str, torch.Tensor | None]:
+        """The buffers of the checkpoint's tensors as they are; None for released ones."""
+        return {key: self._buffers[key] for key in self._parameters_of}
+
+    def _hold(self, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Hold all tensors as buffers again (these, or what is there and made anew); nothing is released then."""
+        self._buffers.update(self.tensors() if tensors is None else tensors)
+        self._source = None
+
+    def _let_go(self, source: TensorSource, pins: Mapping[str, torch.Tensor | None]) -> None:
+        """Hold no longer what a source released; a tensor that is not the one of `pins` any more stays."""
+        self._source = source
+        for key in source.released:
+            if self._buffers[key] is pins[key]:
+                self._buffers[key] = None
 
     def _changed(self, *, numbers: bool) -> None:
         """The tensors are others now, or elsewhere; numbers False: their place in memory at most."""
@@ -71,20 +119,34 @@ class CheckpointTensors(torch.nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Move the tensors as asked, and never convert them."""
+        with self._lock:
+            return self._moved(fn, recurse)
+
+    def _moved(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool) -> Self:
+        source, pins = self._source, self._pins()
+        self._hold()
         before = {key: buffer for key, buffer in self._buffers.items() if buffer is not None and key != HANDLE}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for key, old in before.items():
             new = self._buffers[key]
             if new is not None and new.dtype != old.dtype:
                 self._buffers[key] = old.to(new.device)
-        self._changed(numbers=any(self._buffers[key] is not old for key, old in before.items()))
+        numbers = any(self._buffers[key] is not old for key, old in before.items())
+        if not numbers:
+            self._source = source
+            self._buffers.update(pins)
+        self._changed(numbers=numbers)
         return self
 
     # --- State dicts ----------------------------------------------------------------------------------------------
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """The tensors under the names that the checkpoint had for them."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
+        found: dict[str, Any] = {}
+        super()._save_to_state_dict(found, prefix, keep_vars)
+        found |= {prefix + key: tensor.detach() for key, tensor in self.tensors().items() if prefix + key not in found}
+        destination.update({prefix + key: found.pop(prefix + key) for key in self._buffers if prefix + key in found})
+        destination.update(found)
         for own, given in self._spelled.items():
             destination[prefix + given] = destination.pop(prefix + own)
 
@@ -110,14 +172,17 @@ class CheckpointTensors(torch.nn.Module):
             errors.extend(shapes)
             return
         renamed = {prefix + key: value.detach() for key, value in given.items()}
-        super()._load_from_state_dict(renamed, prefix, metadata, strict, missing, unexpected, errors)
-        self._changed(numbers=True)
+        with self._lock:
+            self._hold()
+            super()._load_from_state_dict(renamed, prefix, metadata, strict, missing, unexpected, errors)
+            self._changed(numbers=True)
 
     def _check_given(self, given: Mapping[str, torch.Tensor], prefix: str) -> list[str]:
         """Tensors of a state dict whose shape does not fit, in torch's words; LayerError for what must not be taken."""
         wrong = []
-        for key, held in self._buffers.items():
-            new = given.get(key)
+        released = {} if self._source is None else self._source.outlines()
+        for key, buffer in self._buffers.items():
+            held, new = released.get(key) if buffer is None else buffer, given.get(key)
             if held is None or new is None:
                 continue
             if new.dtype != held.dtype:
@@ -138,7 +203,7 @@ class CheckpointTensors(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key not in self._drop()}
-        held = {key: value for key, value in self._buffers.items() if key != HANDLE}
+        held = {key: value for key, value in self._buffers.items() if key != HANDLE} | self.tensors()
         narrow = {
             key: t.dtype for key, t in held.items() if t is not None and t.is_floating_point() and t.itemsize == 1
         }
@@ -150,6 +215,7 @@ class CheckpointTensors(torch.nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         narrow = state.pop(NARROW)
+        self._source = None
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         for key, dtype in narrow.items():
             self._buffers[key] = getattr(self, key).view(dtype)

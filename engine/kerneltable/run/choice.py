@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from kerneltable.errors import NoKernelError
 from kerneltable.model import Candidate, Device, Problem, Selection, Table
-from kerneltable.run.ledger import named, say
+from kerneltable.run.ledger import BANDS, named, say
 from kerneltable.select import complete, refusals, select
 from kerneltable.select.bands import Rows, rows_of
 
@@ -80,6 +80,12 @@ class Choices:
         route = self.table.routes.get((problem.scheme, self.device.platform))
         return route is not None and route.terms.one_kernel is not None
 
+    @property
+    def steady(self) -> bool:
+        """Whether one kernel comes first for every m: it can be packed before a call says its m."""
+        firsts = {self.order(m)[:1] for m in (None, *self.rows_of_bands())}
+        return len(firsts) == 1 and firsts != {()}
+
     def order(self, m: int | None) -> tuple[str, ...]:
         """The kernels for m rows (None: unknown), the chosen one first: a bisection of the bands, and one look-up."""
         place = None if m is None or self.rows is None else self.rows.place(m)
@@ -87,6 +93,13 @@ class Choices:
         if known is None:
             known = self._orders[place] = tuple(in_order(self.selection(m)))
         return known
+
+    def rows_of_bands(self) -> tuple[int, ...]:
+        """One m of each band that the route tells apart, or the ledger (kernels are set aside for bands of m)."""
+        starts = {1, *(last + 1 for last in BANDS), *(() if self.rows is None else self.rows.starts)}
+        divisors = (1, *(() if self.rows is None else self.rows.divisors))
+        multiples = {-(-start // divisor) * divisor for start in starts for divisor in divisors}
+        return tuple(sorted(multiples | {m + 1 for m in multiples - starts}))
 
     def selection(self, m: int | None) -> Selection:
         """The answer for m rows with every candidate and its refusals."""

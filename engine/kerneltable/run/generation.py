@@ -30,6 +30,8 @@ class Generated:
     tokenizer        how text and ids were converted
     seconds          for all tokens, the pass over the prompt included
     kernels          kernel id -> layers that it computes
+    weight_bytes     what the quantized layers hold of the checkpoint's weights and scales
+    packed_bytes     what their kernels hold beside them
     """
 
     prompt: tuple[int, ...]
@@ -38,6 +40,8 @@ class Generated:
     tokenizer: str
     seconds: float
     kernels: Mapping[str, int]
+    weight_bytes: int = 0
+    packed_bytes: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -71,13 +75,23 @@ def generate(model: PreTrainedModel, folder: Path, prompt: str, tokens: int) -> 
     start = perf_counter()
     made = _continue(model, prompt_ids, tokens)
     seconds = perf_counter() - start
-    return Generated(tuple(prompt_ids), made, tokenizer.decode(made), tokenizer.name, seconds, kernels_of(model))
+    what = (tuple(prompt_ids), made, tokenizer.decode(made), tokenizer.name, seconds)
+    return Generated(*what, kernels_of(model), *memory_of(model))
 
 
 def kernels_of(model: torch.nn.Module) -> dict[str, int]:
     """Kernel id -> number of layers that it computes, most used first."""
-    layers = [module for module in model.modules() if isinstance(module, QuantLinear)]
-    return dict(Counter(layer.kernel or "none" for layer in layers).most_common())
+    return dict(Counter(layer.kernel or "none" for layer in _layers(model)).most_common())
+
+
+def memory_of(model: torch.nn.Module) -> tuple[int, int]:
+    """Bytes that the quantized layers hold: of the checkpoint's weights and scales, and packed beside them."""
+    held = sum(tensor.nbytes for layer in _layers(model) for tensor in layer.held().values())
+    return held, sum(size for layer in _layers(model) for size in layer.memory().values())
+
+
+def _layers(model: torch.nn.Module) -> list[QuantLinear]:
+    return [module for module in model.modules() if isinstance(module, QuantLinear)]
 
 
 def read_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:

@@ -31,6 +31,7 @@ class Declared:
     input, output    dtypes of x and of the result; output None: the same as the input
     trusted_scales   True: scales that are 0, negative, infinite or NaN are passed on instead of refused
     verify           which calls are held against the reference (run/ledger.py); None: as the ledger says
+    keep_checkpoint  False: tensors that a packed copy gives back exactly are released
     """
 
     input: str = "bf16"
@@ -41,6 +42,7 @@ class Declared:
     input_scaling: str | None = None
     trusted_scales: bool = False
     verify: str | None = None
+    keep_checkpoint: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class QuantLinear(BoundLayer):
         input_scaling: str | None = None,
         trusted_scales: bool = False,
         verify: str | None = None,
+        keep_checkpoint: bool = True,
         kernel: str | None = None,
         name: str = "layer",
         model: str | None = None,
@@ -64,6 +65,9 @@ class QuantLinear(BoundLayer):
                   computes wrong is set aside and the next one takes over: "first" (of each kernel, device and band of
                   m), "always" (every call, which then runs twice and cannot be captured), "never"; None: as
                   `shared_ledger().verify` says
+        keep_checkpoint  False: where every kernel of the layer works from packed copies, and one of them gives the
+                  checkpoint's tensors back exactly, they are released, and made again for whoever asks (`layer.weight`,
+                  state dicts, copies, checks); `explain` says what came of it
         kernel    a kernel that must be taken, else NoKernelError
         model     the name of the checkpoint, for errata that speak of some models; None: unknown
         errors    LayerError (tensors), ProblemError (scheme, dtype), NoKernelError (every candidate refuses)
@@ -76,7 +80,7 @@ class QuantLinear(BoundLayer):
             )
         block = None if weight_block is None else (weight_block[0], weight_block[1])
         inputs = input_granularity, input_scaling
-        declared = Declared(input, output, weight_granularity, block, *inputs, trusted_scales, verify)
+        declared = Declared(input, output, weight_granularity, block, *inputs, trusted_scales, verify, keep_checkpoint)
         layer = read_layer(known, tensors, bias, declared, name)
         layer = replace(layer, problem=replace(layer.problem, model=model))
         where = None if device is None else present_device(device, table)
@@ -151,9 +155,9 @@ class QuantLinear(BoundLayer):
                 f"{self.name}: the last dimension of x must be k = {self._k}; found {list(x.shape)}; "
                 "is this the input of another layer, or transposed?"
             )
-        if x.device != self.weight.device:
+        if x.device != self.place:
             raise KernelInputError(
-                f"{self.name}: x is on {x.device}, the layer on {self.weight.device}; move one of them with .to(...)"
+                f"{self.name}: x is on {x.device}, the layer on {self.place}; move one of them with .to(...)"
             )
 
     def _without_product(self, x: Tensor) -> Tensor:

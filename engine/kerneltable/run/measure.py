@@ -23,7 +23,9 @@ REPEATS = 7
 class Measured:
     """One layer that ran: its kernel, its largest error in units of the bound, and the median time of a call.
 
-    weight_bytes  what the tensors of the checkpoint take, bias apart; packed_bytes what its kernels hold beside them
+    weight_bytes  what the tensors of the checkpoint take that the layer holds, bias apart
+    packed_bytes  what its kernels hold beside them
+    kept          why tensors that were to be released are held; "": they are not, or that was not asked for
     """
 
     checkpoint: str
@@ -37,6 +39,7 @@ class Measured:
     selection: Selection
     weight_bytes: int = 0
     packed_bytes: int = 0
+    kept: str = ""
 
     @property
     def within(self) -> bool:
@@ -82,16 +85,16 @@ def measure_layer(layer: QuantLinear, name: str, label: str = "", m: int = 16, s
     errors    those of calling the layer
     """
     problem = layer.selection.problem
-    x = random_input(m, problem.k, problem.input, layer.weight.device, seed)
+    x = random_input(m, problem.k, problem.input, layer.place, seed)
     out = layer(x)
     kernel = layer.kernel_for(m)  # after the call: the one that computed it, should another have failed
     row = layer.table.kernels[kernel]
     reference, magnitude = reference64(problem, layer.tensors(), x, layer.bias, quantizes_input(problem, row.kind))
     error = error_over_bound(out, reference, magnitude, problem.k, problem.output, row.numerics.accumulator)
-    microseconds = median_microseconds(lambda: layer(x), layer.weight.device)
-    given, packed = sum(tensor.nbytes for tensor in layer.tensors().values()), sum(layer.memory().values())
+    microseconds = median_microseconds(lambda: layer(x), layer.place)
+    given, packed = sum(tensor.nbytes for tensor in layer.held().values()), sum(layer.memory().values())
     what = (label, name, problem.scheme, problem.n, problem.k)
-    return Measured(*what, kernel, error, microseconds, layer.selection, given, packed)
+    return Measured(*what, kernel, error, microseconds, layer.selection, given, packed, layer.why_kept or "")
 
 
 def random_input(m: int, k: int, input: str, device: torch.device, seed: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -107,14 +107,15 @@ def place_layers(model: PreTrainedModel, contents: Contents, entries: Mapping[st
         model.set_submodule(module, Pending(found[name]))
 
 
-def bind_layers(model: torch.nn.Module, table: Table, device: Device | None, options: Mapping[str, str | None]) -> None:
-    """Turn every Pending layer, loaded by now, into a QuantLinear.
+def bind_layers(model: torch.nn.Module, table: Table, device: Device | None, options: Mapping[str, Any]) -> None:
+    """Turn every Pending layer, loaded by now, into a QuantLinear; one after the other lets go of what it released.
 
     device   None: where each layer's tensors are
-    options  input, output, kernel, as in load_linears
+    options  input, output, kernel, keep_checkpoint, as in load_linears
     errors   CheckpointError (a tensor is missing, offloaded, sharded or wrong), NoKernelError
     """
-    for name, pending in [(n, m) for n, m in model.named_modules() if isinstance(m, Pending)]:
+    for name in [name for name, module in model.named_modules() if isinstance(module, Pending)]:
+        pending: Any = model.get_submodule(name)
         tensors = dict(_loaded(name, pending))
         try:
             layer = quant_linear(pending.form, tensors, table, device, options, name)

@@ -28,6 +28,7 @@ def load(
     *,
     kernel: str | None = None,
     verify: str | None = None,
+    keep_checkpoint: bool = True,
     dtype: torch.dtype | str = "auto",
     model_class: Any = None,
     **options: Any,
@@ -39,6 +40,8 @@ def load(
     device       a Device, a name of the table ("cuda", "cpu", "h200"), or None for the present machine's
     kernel       a kernel that every layer must take, else NoKernelError
     verify       which calls of the layers are held against the reference, as in QuantLinear.from_tensors
+    keep_checkpoint  False: weights are held once where a packed copy can stand for them, as there; what save_pretrained
+                 and state_dict need is made again for them
     dtype        what the model computes in: bfloat16, float16, float32, or "auto" for the config's own
     model_class  None: transformers.AutoModelForCausalLM
     options      further arguments of from_pretrained, such as attn_implementation
@@ -55,7 +58,7 @@ def load(
     register()
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        config.quantization_config = _section(folder, config, Options(table, found, kernel, verify))
+        config.quantization_config = _section(folder, config, Options(table, found, kernel, verify, keep_checkpoint))
         auto = model_class or transformers.AutoModelForCausalLM
         model: PreTrainedModel = auto.from_pretrained(
             folder, config=config, dtype=dtype, local_files_only=True, trust_remote_code=False, **options

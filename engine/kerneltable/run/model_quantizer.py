@@ -35,12 +35,13 @@ METHODS = ("fp8", "compressed-tensors", "modelopt")
 @dataclass(frozen=True, slots=True)
 class Options:
     """What a caller chose; None: the shipped table, each tensor's own device, the kernel of the table,
-    checks as the ledger says."""
+    checks as the ledger says. keep_checkpoint False: weights are held once where a packed copy can stand for them."""
 
     table: Table | None = None
     device: Device | None = None
     kernel: str | None = None
     verify: str | None = None
+    keep_checkpoint: bool = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -134,7 +135,8 @@ class KernelTableQuantizer(HfQuantizer):  # type: ignore[misc, unused-ignore]
         """Bind every layer to its kernel, on the device that was asked for."""
         if self.options.device is not None:
             torch.nn.Module.to(model, torch_device(self.options.device))
-        chosen = {"kernel": self.options.kernel, "verify": self.options.verify}
+        caller = self.options
+        chosen = {"kernel": caller.kernel, "verify": caller.verify, "keep_checkpoint": caller.keep_checkpoint}
         options = {"input": self.input, "output": None, "model": model.name_or_path, **chosen}
         bind_layers(model, self.table, self.options.device, options)
         return model

@@ -97,6 +97,12 @@ def held_bytes(kernels: Iterable[tuple[str, object]], tensors: Mapping[str, torc
     return found
 
 
+def holds(kernel: object, tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether a bound kernel refers to the memory of one of these tensors."""
+    ours = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    return any(tensor.untyped_storage().data_ptr() in ours for tensor in _tensors_of(kernel))
+
+
 def _tensors_of(value: object, depth: int = 4) -> Iterator[torch.Tensor]:
     """The tensors that an object refers to, in its attributes and in containers, as deep as adapters nest them."""
     if isinstance(value, torch.Tensor):

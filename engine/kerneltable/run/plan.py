@@ -17,7 +17,7 @@ from kerneltable.errors import CaptureError, NoKernelError
 from kerneltable.formats import FORMATS
 from kerneltable.kernels import registry
 from kerneltable.kernels.contract import BoundKernel
-from kerneltable.model import Device, Problem, Selection, Table
+from kerneltable.model import CHECKPOINT, Device, Problem, Selection, Table
 from kerneltable.run.choice import (
     Choices,
     choose,
@@ -30,6 +30,7 @@ from kerneltable.run.choice import (
 from kerneltable.run.faults import Meaning, form_fault
 from kerneltable.run.ledger import Ledger, ShapeClass, band_of, named, say, shared_ledger
 from kerneltable.run.packing import canonical_name, construct, pack_safely
+from kerneltable.run.tensor_source import TensorSource
 from kerneltable.run.trial import give_back_memory
 from kerneltable.run.watch import Bound, Fault, Watch, is_capturing
 
@@ -45,6 +46,7 @@ class Plan:
     selection   the answer for an unknown m; what `explain` shows
     by_rows     True when a row of the route, a step or a denial looks at m: then each call's m decides
     packed      what kernels of a layout packed, by layout, for the other kernels of it
+    source      the layer's tensors, held or made again when a kernel is packed or checked
     ledger      what failed, was checked and was counted; the process's own unless one is given
     """
 
@@ -53,7 +55,7 @@ class Plan:
         table: Table,
         device: Device,
         problem: Problem,
-        tensors: Mapping[str, Tensor],
+        tensors: Mapping[str, Tensor] | TensorSource,
         force: str | None = None,
         ledger: Ledger | None = None,
         *,
@@ -63,18 +65,18 @@ class Plan:
         self.table = table
         self.device = device
         self.force = force
-        self.tensors = tensors
+        self.source = tensors if isinstance(tensors, TensorSource) else TensorSource(tensors)
         self.ledger = ledger or shared_ledger()
         self.selection = choose(table, device, problem.at(None), force)
         self.packed = {} if packed is None else packed
-        self._problem = self.selection.problem
+        self.problem = self.selection.problem
         self._choices = Choices(table, device, self.selection, force)
         self.by_rows = self._choices.rows is not None
         required = required_kernel(table, device, problem.scheme, force)
-        about = (table, device, self._problem, tensors, self._order, required)
+        about = (table, device, self.problem, self.source, self._choices.order, required)
         self._watch = Watch(*about, self.ledger, verify, self._choices.one_kernel)
         self._n = problem.n
-        self._place = tensors["weight"].device
+        self._place = self.source.place
         self._dtype: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
         self._bound: dict[str, Bound] = {}
         self._generation = self.ledger.generation
@@ -82,7 +84,7 @@ class Plan:
         lost = self.ledger.loss_of(device)
         if lost is not None:
             raise lost
-        if not self.by_rows:
+        if not self.by_rows or self._choices.steady:
             self._resolve(None)
 
     @property
@@ -90,6 +92,19 @@ class Plan:
         """The id of the kernel for an unknown m: the first of the selection that is not set aside for the layer."""
         kept = (kernel for kernel in in_order(self.selection) if not self._watch.aside(kernel, None))
         return next(kept, self.selection.kernel)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The layer's tensors as in the checkpoint; see TensorSource.whole."""
+        return self.source.whole()
+
+    def first_for(self, m: int) -> str | None:
+        """The id of the kernel for m rows, packed or not: the first that is not set aside; None when all are."""
+        return next((one for one in self._choices.order(m) if self._watch.aside(one, band_of(m)) is None), None)
+
+    def rows_of_bands(self) -> tuple[int, ...]:
+        """One m of each band that the route, or what happened so far, may tell apart."""
+        return self._choices.rows_of_bands()
 
     def kernel_for(self, m: int) -> BoundKernel:
         """The packed kernel for m rows (at least 1), without the checks of a call.
@@ -111,8 +126,8 @@ class Plan:
 
         errors   those of a call
         """
-        values = torch.randn(m, self._problem.k, generator=torch.Generator().manual_seed(m))
-        self(values.to(getattr(torch, FORMATS[self._problem.input].torch_dtype)).to(self._place), bias)
+        values = torch.randn(m, self.problem.k, generator=torch.Generator().manual_seed(m))
+        self(values.to(getattr(torch, FORMATS[self.problem.input].torch_dtype)).to(self._place), bias)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Compute x @ dequantized(weight).T + bias with the first kernel of the selection that works.
@@ -212,9 +227,6 @@ class Plan:
         selection = self._choices.selection(m)
         raise NoKernelError(no_kernel_text(selection, reasons), selection)
 
-    def _order(self, m: int | None) -> tuple[str, ...]:
-        return self._choices.order(m)
-
     def _captured(self, kernel: str, bound: Bound | None, m: int | None) -> Bound:
         """The kernel for a call that is being captured; CaptureError unless it ran as many rows before."""
         if self._watch.thorough:
@@ -223,19 +235,20 @@ class Plan:
             why = f"{kernel} has not run m={m} before: run the layer once with as many rows, then capture"
         else:
             return bound
-        raise CaptureError(f"{ShapeClass(self._problem)} cannot be captured into a CUDA graph: {why}")
+        raise CaptureError(f"{ShapeClass(self.problem)} cannot be captured into a CUDA graph: {why}")
 
     def _pack(self, kernel: str, m: int | None, reasons: list[str], again: bool = False) -> Bound | None:
         """Pack a kernel once; None when it cannot be had here and is set aside."""
         watch = self._watch
-        with self.ledger.packing(self.tensors["weight"].data_ptr()):
+        with self.ledger.packing(self.source.key):
             if kernel in self._bound or watch.aside(kernel, None):
                 return self._bound.get(kernel)
             stage = "load"
             try:
                 adapter = registry.load(kernel)
                 stage = "pack"
-                what = (self.table, kernel, adapter, self._problem, self.tensors)
+                tensors = self.tensors
+                what = (self.table, kernel, adapter, self.problem, tensors)
                 call = pack_safely(*what, device=self.device, packed=self.packed)
             except Exception as error:
                 if watch.meaning(kernel, error) is not Meaning.MEMORY:
@@ -244,6 +257,7 @@ class Plan:
                 if again:
                     raise watch.explained(error, kernel, None) from None
             else:
+                self.source.keep(tensors, call, needs=self.table.kernels[kernel].layout == CHECKPOINT)
                 self._bound[kernel] = Bound(kernel, call)
                 self._tell(kernel, self._choices.selection(m), reasons)
                 return self._bound[kernel]
@@ -256,7 +270,7 @@ class Plan:
         self.ledger.count("selections", kernel)
         for other in refused:
             self.ledger.count("refusals", other)
-        shapes = ShapeClass(self._problem)
+        shapes = ShapeClass(self.problem)
         say(logging.INFO, "%s computes %s on %s; %d refuse", kernel, shapes, named(self.device), len(refused))
         warn_of_slow_path(self.table, selection, kernel, reasons)
 
@@ -265,7 +279,7 @@ def bind(
     table: Table,
     device: Device,
     problem: Problem,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor] | TensorSource,
     force: str | None = None,
     ledger: Ledger | None = None,
     *,

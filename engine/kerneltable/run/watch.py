@@ -7,7 +7,7 @@ the caller and nothing is remembered. After a sticky device error nothing is tri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ from kerneltable.kernels.contract import BoundKernel
 from kerneltable.model import Device, Problem, Table
 from kerneltable.run.faults import Meaning, form_fault, meaning_of, reason_of
 from kerneltable.run.ledger import BANDS, Ledger, SetAside, ShapeClass, band_of, named
+from kerneltable.run.tensor_source import TensorSource
 from kerneltable.run.trial import Verdict, check_numbers, first_call, give_back_memory, wait_for
 
 Fault = Exception | str
@@ -46,7 +47,7 @@ class Watch:
     table: Table
     device: Device
     problem: Problem
-    tensors: Mapping[str, torch.Tensor]
+    source: TensorSource
     order: Callable[[int | None], Sequence[str]]
     required: str | None
     ledger: Ledger
@@ -81,7 +82,7 @@ class Watch:
         lost = self.ledger.loss_of(self.device)
         if lost is not None:
             raise lost
-        problem, place = self.problem, self.tensors["weight"].device
+        problem, place = self.problem, self.source.place
         dtype = getattr(torch, FORMATS[problem.input].torch_dtype)
         if x.dim() == 2 and x.shape[1] == problem.k and x.dtype is dtype and x.device == place and _has_numbers(x):
             return
@@ -100,7 +101,11 @@ class Watch:
         def check(out: torch.Tensor) -> Verdict:
             wait_for(x.device)
             row, whole = self.table.kernels[bound.kernel], verify == "always"
-            return check_numbers(row, self.problem, self.tensors, x, bias, out, every_column=whole)
+            try:
+                tensors = self.source.whole()
+            except torch.OutOfMemoryError:
+                return Verdict(None, checked=False)
+            return check_numbers(row, self.problem, tensors, x, bias, out, every_column=whole)
 
         seen = verify == "first" and ledger.is_checked(bound.kernel, self.device, self.problem, band)
         if not (seen or capturing or verify == "never"):

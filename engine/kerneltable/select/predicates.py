@@ -16,7 +16,7 @@ from kerneltable.select.versions import distribution, version_fits
 
 Facts = Mapping[str, Any]
 Miss = tuple[str, str] | None
-Sized = tuple[Predicate, str, int, int, int]
+Sized = tuple[Predicate, str, int, int, int, str]
 SIZES = frozenset({"m", "n", "k"})
 
 
@@ -133,7 +133,8 @@ def misses(kernel: str, predicates: Iterable[Predicate], facts: Facts) -> list[R
 
 
 def sized(predicate: Predicate) -> Sized:
-    """A limit on m, n or k as (itself, size, low, high, divisor); one that is no such limit is met by nothing."""
+    """A limit on m, n or k as (itself, size, low, high, divisor, what it wants); one that is no such limit is met by
+    nothing."""
     low, high, divisor = 0, LARGEST_SIZE, 1
     if isinstance(predicate, MultipleOf):
         divisor = predicate.divisor
@@ -142,7 +143,27 @@ def sized(predicate: Predicate) -> Sized:
         high = predicate.maximum if isinstance(predicate.maximum, int) else high
     else:
         high = -1
-    return predicate, FACT_OF[predicate.key], low, high, divisor
+    return predicate, FACT_OF[predicate.key], low, high, divisor, _wanted(predicate)
+
+
+def unfit(kernel: str, limits: Iterable[Sized], facts: Facts) -> list[Refusal]:
+    """A Refusal for each limit that the sizes miss; what `misses` gives for the same predicates, in less time."""
+    return [
+        Refusal(kernel, limit.key, wanted, "unknown" if size is None else str(size), limit.mark)
+        for limit, name, low, high, divisor, wanted in limits
+        if (size := facts[name]) is None or not low <= size <= high or size % divisor
+    ]
+
+
+def _wanted(limit: Predicate) -> str:
+    """What a limit on a size wants, for a reader."""
+    if isinstance(limit, MultipleOf):
+        return f"multiple of {limit.divisor}"
+    if isinstance(limit, Range):
+        low, high = limit.minimum, limit.maximum
+        return f"at least {_number(low)}" if low is not None else f"at most {_number(high)}"
+    values = [_number(value) for value in getattr(limit, "values", ())]
+    return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
 
 
 def _one_of(predicate: OneOf, name: str, facts: Facts) -> Miss:
@@ -164,15 +185,14 @@ def _range(predicate: Range, name: str, facts: Facts) -> Miss:
     fact, low, high = facts[name], predicate.minimum, predicate.maximum
     if fact is not None and (low is None or low <= fact) and (high is None or fact <= high):
         return None
-    wanted = f"at least {_number(low)}" if low is not None else f"at most {_number(high)}"
-    return wanted, _shown(name, fact, facts)
+    return _wanted(predicate), _shown(name, fact, facts)
 
 
 def _multiple_of(predicate: MultipleOf, name: str, facts: Facts) -> Miss:
     fact = facts[name]
     if fact is not None and fact % predicate.divisor == 0:
         return None
-    return f"multiple of {predicate.divisor}", _shown(name, fact, facts)
+    return _wanted(predicate), _shown(name, fact, facts)
 
 
 def _needs(predicate: Needs, name: str, facts: Facts) -> Miss:

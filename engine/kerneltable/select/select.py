@@ -37,6 +37,7 @@ from kerneltable.select.predicates import (
     misses,
     problem_facts,
     sized,
+    unfit,
 )
 from kerneltable.select.problems import complete, scheme_of
 from kerneltable.select.terms import demand_refusals, over_budget, packed_layouts
@@ -107,11 +108,10 @@ def ordered(route: Route) -> Iterator[Step]:
 
 
 def _step_refusals(table: Table, route: Route, step: Step, device: Device, facts: Facts) -> tuple[Refusal, ...]:
-    row = _kernel(table, step.kernel)
+    row, required = table.kernels.get(step.kernel) or _kernel(table, step.kernel), route.require
     refused = _row_refusals(table, row, device, facts)
     if route.terms.demands:
         refused = (*demand_refusals(row, route, facts), *refused)
-    required = route.require
     if required is not None and step.kernel != required.kernel:
         wanted = f"{required.kernel} (required)"
         refused = (Refusal(step.kernel, "require", wanted, step.kernel, required.mark), *refused)
@@ -149,27 +149,24 @@ def _over_budget(
 
 def _row_refusals(table: Table, kernel: Kernel, device: Device, facts: Facts) -> tuple[Refusal, ...]:
     """The refusals of denials, of the device and of the problem, in this order: the most telling one first."""
-    found = (*_device_refusals(kernel, device, facts), *_problem_refusals(kernel, facts))
-    denials = (
-        [d for d in table.denials if d.kernel == kernel.id and _applies(d, device, facts)] if table.denials else ()
-    )
-    return (*map(_denied, denials), *found) if denials else found
+    found = _own_refusals(kernel, device, facts)
+    if not table.denials:
+        return found
+    denials = (d for d in table.denials if d.kernel == kernel.id and _applies(d, device, facts))
+    return (*map(_denied, denials), *found)
 
 
-def _problem_refusals(kernel: Kernel, facts: Facts) -> tuple[Refusal, ...]:
-    """What of the problem a row does not accept; what has nothing to do with m, n and k is worked out once a kind."""
+def _own_refusals(kernel: Kernel, device: Device, facts: Facts) -> tuple[Refusal, ...]:
+    """What a row itself does not accept; all but the limits on m, n and k is worked out once a device and kind."""
     known: dict[str, tuple[tuple[Refusal, ...], tuple[Sized, ...]]] = facts.get("unsized", {})
     answer = known.get(kernel.id)
     if answer is None:
         limits = tuple(sized(predicate) for predicate in kernel.accepts if FACT_OF.get(predicate.key) in SIZES)
         others = [predicate for predicate in kernel.accepts if FACT_OF.get(predicate.key) not in SIZES]
-        answer = known[kernel.id] = (tuple(misses(kernel.id, others, facts)), limits)
-    unfit = [
-        predicate
-        for predicate, name, low, high, divisor in answer[1]
-        if (size := facts[name]) is None or not low <= size <= high or size % divisor
-    ]
-    return (*answer[0], *misses(kernel.id, unfit, facts)) if unfit else answer[0]
+        fixed = (*_device_refusals(kernel, device, facts), *misses(kernel.id, others, facts))
+        answer = known[kernel.id] = fixed, limits
+    missed = unfit(kernel.id, answer[1], facts)
+    return (*answer[0], *missed) if missed else answer[0]
 
 
 def _answers_of_kind(facts: Facts, problem: Problem) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""A plan that is ready for calls, and the tensors that it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from kerneltable.formats import FORMATS
+from kerneltable.run.place import Run
+from kerneltable.run.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A layer's plan for one dtype of x, and what it rests on.
+
+    run     the plan's call, with the layer's device as the current one
+    place   where x must be
+    pins    the tensors that were packed, by name, None for released ones: when one is another object now, this is out
+            of date
+    """
+
+    plan: Plan
+    run: Run
+    place: torch.device
+    pins: tuple[tuple[str, Tensor | None], ...]
+
+    def fits(self, buffers: Mapping[str, Tensor | None]) -> bool:
+        """Whether a layer with these buffers is the one that was packed."""
+        return all(buffers[name] is packed for name, packed in self.pins)
+
+
+def own_buffers(pins: Mapping[str, Tensor | None]) -> dict[str, ref[Tensor]]:
+    """Which tensors a layer was built, loaded or moved with; one assigned to it later is another."""
+    return {name: ref(tensor) for name, tensor in pins.items() if tensor is not None}
+
+
+def are_own(pins: Mapping[str, Tensor | None], own: Mapping[str, ref[Tensor]]) -> bool:
+    """Whether these are the tensors that `own_buffers` was given."""
+    return all(tensor is None or (name in own and own[name]() is tensor) for name, tensor in pins.items())
+
+
+def torch_dtype(format: str) -> torch.dtype:
+    """The torch dtype of a format of the table ("bf16")."""
+    found: torch.dtype = getattr(torch, FORMATS[format].torch_dtype)
+    return found
