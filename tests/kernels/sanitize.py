@@ -1,4 +1,4 @@
-"""Every own CUDA kernel once over small shapes with tails, for compute-sanitizer: `make sanitize` on a machine with a GPU.
+"""Every own CUDA kernel once over small shapes with tails, for compute-sanitizer: `make sanitize`, with a GPU.
 
 Prints the kernels that ran. A process that pytest does not collect, since the sanitizer wraps a whole process.
 """

@@ -341,7 +341,7 @@ def test_a_row_of_a_library_is_bounded_and_says_what_it_needs(kernel: str) -> No
     own = {p.name for p in row.needs} - {"torch"}
     assert len(own) == 1
     assert all(p.values == (False,) for p in row.accepts if p.key == "accepts.bias")
-    assert row.status == "unverified"
+    assert row.status == ("verified" if kernel == "humming_w8a16" else "unverified")  # humming ran on an H200
 
 
 def test_rows_of_libraries_change_nothing_where_the_libraries_are_absent() -> None:
