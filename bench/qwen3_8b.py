@@ -24,7 +24,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, StaticCache
 
 from kerneltable import QuantLinear
 from kerneltable.ops.torch_fp8 import round_to_e4m3
-from kerneltable.run.generation import kernels_of
+from kerneltable.run.checkpoints.generation import kernels_of
 
 QWEN3_8B = {
     "vocab_size": 151936,

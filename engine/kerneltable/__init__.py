@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         ProblemError,
     )
     from kerneltable.model import Device, Problem, Refusal, Selection, Table
-    from kerneltable.run.checkpoint import load_linears
+    from kerneltable.run.checkpoints.checkpoint import load_linears
     from kerneltable.run.compiling import set_compiling
     from kerneltable.run.engine import Engine
     from kerneltable.run.ledger import report
@@ -81,7 +81,7 @@ _WHERE: Mapping[str, str] = MappingProxyType(
         "Engine": "kerneltable.run.engine",
         "QuantLinear": "kerneltable.run.linear",
         "current_device": "kerneltable.run.probe",
-        "load_linears": "kerneltable.run.checkpoint",
+        "load_linears": "kerneltable.run.checkpoints.checkpoint",
         "load_table": "kerneltable.table",
         "report": "kerneltable.run.ledger",
         "set_compiling": "kerneltable.run.compiling",

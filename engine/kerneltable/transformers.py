@@ -17,8 +17,8 @@ if find_spec("transformers") is None:
         "kerneltable.transformers: wanted transformers 5; found none; pip install kerneltable[transformers]"
     )
 
-from kerneltable.run.model_loading import load
-from kerneltable.run.model_quantizer import register, registered, unregister
+from kerneltable.run.checkpoints.model_loading import load
+from kerneltable.run.checkpoints.model_quantizer import register, registered, unregister
 
 __all__ = ["load", "register", "registered", "unregister"]
 

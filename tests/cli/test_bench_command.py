@@ -12,8 +12,8 @@ from kerneltable.cli.bench_text import text_lines
 from kerneltable.errors import ProblemError
 from kerneltable.kernels import reference
 from kerneltable.model import Problem
-from kerneltable.run.bench import SHAPES, Timing, geometric_mean, kernels_of, left_out
-from kerneltable.run.clock import Spread, copies_of
+from kerneltable.run.timing.bench import SHAPES, Timing, geometric_mean, kernels_of, left_out
+from kerneltable.run.timing.clock import Spread, copies_of
 from kerneltable.select import device
 from kerneltable.table import load_table
 

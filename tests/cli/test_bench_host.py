@@ -9,9 +9,9 @@ import torch
 from kerneltable.cli import main
 from kerneltable.cli.bench_host import text_lines
 from kerneltable.kernels import cpu_fp8
-from kerneltable.run import host_time
-from kerneltable.run.clock import Spread
-from kerneltable.run.host_time import LINEAR, HostTime, host_spread, ratio
+from kerneltable.run.timing import host_time
+from kerneltable.run.timing.clock import Spread
+from kerneltable.run.timing.host_time import LINEAR, HostTime, host_spread, ratio
 
 SMALL = ["bench", "fp8_block_w8a8", "--shapes", "256x256", "--m", "1,3", "--host", "--kernel", "cpu_fp8"]
 

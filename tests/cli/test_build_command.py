@@ -15,7 +15,7 @@ from kerneltable.cli import environment
 from kerneltable.errors import KernelTableError
 from kerneltable.ops import nvrtc
 from kerneltable.ops.settings import CompileSettings, activate, active
-from kerneltable.run import building
+from kerneltable.run.checks import building
 from kerneltable.table import load_table
 
 NO_NVRTC = nvrtc.find_nvrtc() if isinstance(nvrtc.find_nvrtc(), str) else ""

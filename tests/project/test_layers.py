@@ -58,6 +58,19 @@ def test_imports_point_one_way(path):
             assert parts[1] in MAY_IMPORT[here], f"{path.relative_to(ENGINE)} imports {name}"
 
 
+BUILT_ON_LAYERS = {"checkpoints": {"checkpoints"}, "checks": {"checks"}, "timing": {"timing", "checkpoints"}}
+"""Rooms within run/, and which of them each may import; the layers themselves stand in run/ and import none."""
+
+
+@pytest.mark.parametrize("path", sorted((ENGINE / "run").rglob("*.py")), ids=lambda p: str(p.relative_to(ENGINE)))
+def test_layers_do_not_lean_on_what_is_built_on_them(path):
+    inner = path.parent.name if path.parent.name != "run" else ""
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[:2] == ["kerneltable", "run"] and len(parts) > 2 and parts[2] in BUILT_ON_LAYERS:
+            assert parts[2] in BUILT_ON_LAYERS.get(inner, set()), f"{path.relative_to(ENGINE)} imports {name}"
+
+
 @pytest.mark.parametrize("package", sorted(OUTSIDE))
 def test_a_package_is_imported_in_one_room_only(package):
     users = {f.relative_to(ENGINE).as_posix() for f in FILES if any(n.split(".")[0] == package for n in imports(f))}

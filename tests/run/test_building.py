@@ -15,7 +15,7 @@ from kerneltable.ops import cuda_code, cuda_instances, nvrtc
 from kerneltable.ops.cuda_chip import cuda_chip
 from kerneltable.ops.cuda_code import compiled, load
 from kerneltable.ops.settings import CompileSettings, activated
-from kerneltable.run.building import (
+from kerneltable.run.checks.building import (
     build,
     chips_of,
     cuda_instances_of,

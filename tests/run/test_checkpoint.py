@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kerneltable.errors import CheckpointError, ProblemError
-from kerneltable.run.checkpoint import load_linears
-from kerneltable.run.samples import KINDS, LIBRARY_KINDS, SIZES, write_sample, write_shards
+from kerneltable.run.checkpoints.checkpoint import load_linears
+from kerneltable.run.checkpoints.samples import KINDS, LIBRARY_KINDS, SIZES, write_sample, write_shards
 from kerneltable.table import load_table
 
 E4M3 = torch.float8_e4m3fn
@@ -96,7 +96,7 @@ def test_a_sample_stands_for_the_model_it_was_made_from(samples, table, kind):
     from kerneltable.model import Problem
     from kerneltable.ops.torch_dequantize import dequantize_weight
     from kerneltable.ops.torch_fp8 import widen_scale
-    from kerneltable.run.samples import random_model
+    from kerneltable.run.checkpoints.samples import random_model
 
     name = "model.layers.1.self_attn.k_proj"
     layer = load(samples(kind), table)[name]

@@ -13,8 +13,9 @@ import torch
 from kerneltable.cli import conformance as command
 from kerneltable.kernels import reference, registry
 from kerneltable.model import Device, Problem, Table
-from kerneltable.run import conformance, shapes
-from kerneltable.run.conformance_cases import Case, Conformance, outside_problems, plan_cases
+from kerneltable.run import shapes
+from kerneltable.run.checks import conformance
+from kerneltable.run.checks.conformance_cases import Case, Conformance, outside_problems, plan_cases
 from kerneltable.run.layer_data import EXACT_LIMIT, exact_layer, random_layer
 from kerneltable.run.oracle import reference64
 from kerneltable.run.probe import current_device

@@ -15,8 +15,8 @@ import torch
 from kerneltable.cli import main
 from kerneltable.kernels import reference, registry
 from kerneltable.model import Device, Problem, Table
-from kerneltable.run import conformance_large as large
-from kerneltable.run.conformance_cases import Case, Conformance, plan_cases, plan_large
+from kerneltable.run.checks import conformance_large as large
+from kerneltable.run.checks.conformance_cases import Case, Conformance, plan_cases, plan_large
 from kerneltable.select import complete
 from kerneltable.table import load_table
 

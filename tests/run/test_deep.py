@@ -11,9 +11,9 @@ import torch
 from kerneltable.kernels import registry
 from kerneltable.model import MultipleOf, Problem, Table
 from kerneltable.ops.settings import CompileSettings, activated
-from kerneltable.run import deep_code
-from kerneltable.run.building import Built, Outcome
-from kerneltable.run.deep import construct_all, meta_layer, smallest_problems
+from kerneltable.run.checks import deep_code
+from kerneltable.run.checks.building import Built, Outcome
+from kerneltable.run.checks.deep import construct_all, meta_layer, smallest_problems
 from kerneltable.select import complete, device, refusals
 from kerneltable.table import load_table
 

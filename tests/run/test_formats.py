@@ -13,15 +13,15 @@ from safetensors.torch import save_file
 
 from kerneltable.errors import CheckpointError, LayerError
 from kerneltable.model import Problem
-from kerneltable.run.checkpoint import load_linears
-from kerneltable.run.fused import fuse
-from kerneltable.run.group_format import GroupFormat, Unsupported
+from kerneltable.run.checkpoints.checkpoint import load_linears
+from kerneltable.run.checkpoints.fused import fuse
+from kerneltable.run.checkpoints.group_format import GroupFormat, Unsupported
+from kerneltable.run.checkpoints.partition import shard
+from kerneltable.run.checkpoints.quantization_config import read_quantization
 from kerneltable.run.layer import Declared, Layer, read_layer
 from kerneltable.run.layer_data import random_layer
 from kerneltable.run.linear import QuantLinear
 from kerneltable.run.oracle import error_over_bound, reference64
-from kerneltable.run.partition import shard
-from kerneltable.run.quantization_config import read_quantization
 from kerneltable.select import complete, device, select
 from kerneltable.table import load_table
 

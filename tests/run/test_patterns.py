@@ -7,7 +7,7 @@ import time
 import pytest
 
 from kerneltable.errors import CheckpointError
-from kerneltable.run.patterns import LONGEST, read_globs, read_patterns
+from kerneltable.run.checkpoints.patterns import LONGEST, read_globs, read_patterns
 
 
 def test_an_exact_name_means_that_layer_and_no_other():

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kerneltable.errors import CheckpointError
-from kerneltable.run.group_format import GroupFormat, Unsupported, group_format, preset
-from kerneltable.run.quantization_config import read_quantization
+from kerneltable.run.checkpoints.group_format import GroupFormat, Unsupported, group_format, preset
+from kerneltable.run.checkpoints.quantization_config import read_quantization
 
 DATA = Path(__file__).parents[1] / "data"
 BLOCK = GroupFormat("fp8_block_w8a8", "block", (128, 128), "block", "dynamic")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from kerneltable.cli import main
-from kerneltable.run.checkpoint import load_linears
-from kerneltable.run.samples import write_sample
-from kerneltable.run.shards import read_entries, read_tensors
+from kerneltable.run.checkpoints.checkpoint import load_linears
+from kerneltable.run.checkpoints.samples import write_sample
+from kerneltable.run.checkpoints.shards import read_entries, read_tensors
 from kerneltable.table import load_table
 from run.packing_stand_ins import TILES, packing, same_bytes
 
@@ -60,9 +60,9 @@ def weights_in_memory() -> list[torch.Tensor]:
 
 def test_a_transformers_model_holds_its_weights_once_and_saves_them_all(sample, tiles, tmp_path):
     pytest.importorskip("transformers")
-    from kerneltable.run.generation import memory_of
+    from kerneltable.run.checkpoints.generation import memory_of
+    from kerneltable.run.checkpoints.model_loading import load
     from kerneltable.run.linear import QuantLinear
-    from kerneltable.run.model_loading import load
 
     table, others = load_table(overrides=[tiles]), len(weights_in_memory())
     model = load(sample, table, "cpu", keep_checkpoint=False)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from kerneltable.cli import main
 from kerneltable.cli.run import refusal_lines
 from kerneltable.kernels import registry
-from kerneltable.run.checkpoint import load_linears
-from kerneltable.run.measure import Measured, measure_layer
-from kerneltable.run.samples import KINDS, LIBRARY_KINDS, write_sample
+from kerneltable.run.checkpoints.checkpoint import load_linears
+from kerneltable.run.checkpoints.samples import KINDS, LIBRARY_KINDS, write_sample
+from kerneltable.run.timing.measure import Measured, measure_layer
 from kerneltable.table import load_table
 
 
@@ -146,7 +146,7 @@ def test_what_cannot_be_answered_exits_with_2_and_says_why_on_stderr(capsys, arg
 
 
 def test_kinds_whose_library_is_absent_are_skipped_with_a_message(capsys, monkeypatch):
-    from kerneltable.run import samples
+    from kerneltable.run.checkpoints import samples
 
     def absent(*_):
         raise ImportError("No module named 'compressed_tensors'")

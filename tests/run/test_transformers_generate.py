@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerFast
 
 from kerneltable.cli import main
 from kerneltable.errors import CheckpointError
-from kerneltable.run.generation import read_tokenizer
+from kerneltable.run.checkpoints.generation import read_tokenizer
+from kerneltable.run.checkpoints.model_loading import load
+from kerneltable.run.checkpoints.samples import write_sample
 from kerneltable.run.ledger import shared_ledger
-from kerneltable.run.model_loading import load
-from kerneltable.run.samples import write_sample
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +122,9 @@ def test_what_cannot_be_generated_says_why_and_prints_no_answer(capsys, sample, 
 
 
 def test_without_transformers_the_next_step_is_named(capsys, sample, monkeypatch):
-    for name in [n for n in sys.modules if n.startswith("kerneltable.run.model_")]:
+    for name in [n for n in sys.modules if n.startswith("kerneltable.run.checkpoints.model_")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("kerneltable.run.model_loading", raising=False)
+    monkeypatch.delattr("kerneltable.run.checkpoints.model_loading", raising=False)
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(["run", str(sample), "--device", "cpu", "--generate", "Hello"]) == 2
     assert "pip install kerneltable[transformers]" in capsys.readouterr().err

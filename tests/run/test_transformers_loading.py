@@ -18,12 +18,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, FineGraine
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
 
 from kerneltable.errors import CheckpointError, KernelInputError, NoKernelError
-from kerneltable.run.checkpoint import Found
-from kerneltable.run.group_format import GroupFormat
-from kerneltable.run.model_layers import Pending
-from kerneltable.run.model_loading import load
-from kerneltable.run.model_quantizer import METHODS, register, registered, unregister
-from kerneltable.run.samples import write_sample
+from kerneltable.run.checkpoints.checkpoint import Found
+from kerneltable.run.checkpoints.group_format import GroupFormat
+from kerneltable.run.checkpoints.model_layers import Pending
+from kerneltable.run.checkpoints.model_loading import load
+from kerneltable.run.checkpoints.model_quantizer import METHODS, register, registered, unregister
+from kerneltable.run.checkpoints.samples import write_sample
 from kerneltable.table import load_table
 
 IDS = torch.tensor([[1, 2, 3]])
@@ -324,7 +324,7 @@ def test_importing_the_submodule_registers():
 
 def test_importing_kerneltable_does_not_import_transformers():
     code = (
-        "import sys, kerneltable, kerneltable.cli.run, kerneltable.run.checkpoint, kerneltable.run.linear; "
+        "import sys, kerneltable, kerneltable.cli.run, kerneltable.run.checkpoints.checkpoint, kerneltable.run.linear; "
         "assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)}, timeout=120)

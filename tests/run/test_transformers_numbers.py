@@ -11,9 +11,9 @@ pytest.importorskip("transformers")
 import torch
 from dequantized_model import dequantized, quant_linears, scheme_model
 
-from kerneltable.run.model_loading import load
+from kerneltable.run.checkpoints.model_loading import load
+from kerneltable.run.checkpoints.samples import KINDS, LIBRARY_KINDS, write_sample
 from kerneltable.run.oracle import bound, error_over_bound, quantizes_input, reference64
-from kerneltable.run.samples import KINDS, LIBRARY_KINDS, write_sample
 
 PROMPT = torch.tensor([[72, 101, 108, 108, 111, 44, 32, 0, 511]])
 

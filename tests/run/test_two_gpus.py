@@ -11,7 +11,7 @@ import torch
 from kerneltable.errors import KernelInputError, LayerError
 from kerneltable.kernels import registry
 from kerneltable.model import Problem
-from kerneltable.run.conformance_cases import plan_cases
+from kerneltable.run.checks.conformance_cases import plan_cases
 from kerneltable.run.layer_data import LayerData, random_layer
 from kerneltable.run.linear import QuantLinear
 from kerneltable.run.place import shipped_table

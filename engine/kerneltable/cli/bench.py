@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kerneltable.cli.options import Subparsers
-    from kerneltable.run.bench import Bench, Timing
+    from kerneltable.run.timing.bench import Bench, Timing
 
 HOST_ROWS = (1, 64)
 TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
@@ -83,8 +83,8 @@ def measure(args: Namespace) -> dict[str, Any]:
     import torch
 
     from kerneltable.model import Problem
-    from kerneltable.run.bench import ROWS, bench_size, kernels_of, left_out
-    from kerneltable.run.clock import fp8_product_rate, memory_rate, product_rate
+    from kerneltable.run.timing.bench import ROWS, bench_size, kernels_of, left_out
+    from kerneltable.run.timing.clock import fp8_product_rate, memory_rate, product_rate
 
     bench = bench_of(args)
     table, device, problem, where = bench.table, bench.device, bench.problem, bench.where
@@ -120,8 +120,8 @@ def bench_of(args: Namespace) -> Bench:
     import torch
 
     from kerneltable.model import Problem
-    from kerneltable.run.bench import Bench
     from kerneltable.run.probe import current_device
+    from kerneltable.run.timing.bench import Bench
 
     table = table_of(args)
     device = current_device(table)
@@ -138,7 +138,7 @@ def host(args: Namespace) -> int:
     """Host times of eager calls, see cli/bench_host.py."""
     from kerneltable.cli import bench_host
     from kerneltable.model import Problem
-    from kerneltable.run.bench import kernels_of
+    from kerneltable.run.timing.bench import kernels_of
 
     bench = bench_of(args)
     sizes = [
@@ -160,7 +160,7 @@ def parse_shapes(text: str) -> list[tuple[int, int]]:
 
     errors    ProblemError that names the part that is neither a model nor NxK
     """
-    from kerneltable.run.bench import SHAPES
+    from kerneltable.run.timing.bench import SHAPES
 
     found: list[tuple[int, int]] = []
     for part in text.split(","):
@@ -207,7 +207,7 @@ def shares(timing: Timing, report: dict[str, Any]) -> tuple[float | None, float 
     A kernel that multiplies e4m3 with e4m3 is held against the product rate of that type, where one was measured.
     """
     from kerneltable.model import Problem
-    from kerneltable.run.bench import bytes_moved, operations
+    from kerneltable.run.timing.bench import bytes_moved, operations
 
     spread = timing.product or timing.call
     if spread is None:

@@ -10,8 +10,8 @@ from kerneltable.cli.output import print_json, print_lines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kerneltable.run.bench import Bench
-    from kerneltable.run.host_time import HostTime
+    from kerneltable.run.timing.bench import Bench
+    from kerneltable.run.timing.host_time import HostTime
 
 NAME = 34
 Sized = list[tuple[int, int, list[str]]]
@@ -24,7 +24,7 @@ def run(bench: Bench, sizes: Sized, rows: tuple[int, ...], format: str, seen: Ca
     """
     import torch
 
-    from kerneltable.run.host_time import host_times
+    from kerneltable.run.timing.host_time import host_times
 
     timings = [timing for n, k, names in sizes for timing in host_times(bench, n, k, rows, names, seen)]
     seen("")
@@ -41,7 +41,7 @@ def run(bench: Bench, sizes: Sized, rows: tuple[int, ...], format: str, seen: Ca
 
 def as_json(timing: HostTime, timings: list[HostTime]) -> dict[str, Any]:
     """One timing, and its ratio to nn.Linear."""
-    from kerneltable.run.host_time import ratio
+    from kerneltable.run.timing.host_time import ratio
 
     call, relative = timing.call, ratio(timing, timings)
     spread = None if call is None else {"median": call.median, "p10": call.low, "p90": call.high}
@@ -66,7 +66,7 @@ def csv_lines(timings: list[HostTime]) -> list[str]:
 
 def text_lines(timings: list[HostTime], head: dict[str, Any]) -> list[str]:
     """A table for each size: a kernel a line, m across; what the table chooses carries a star."""
-    from kerneltable.run.host_time import ratio
+    from kerneltable.run.timing.host_time import ratio
 
     lines = [f"{head['scheme']} on {head['device']}, torch {head['torch']}; eager calls in inference mode"]
     for n, k in dict.fromkeys((t.n, t.k) for t in timings):

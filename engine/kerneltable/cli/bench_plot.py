@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kerneltable.errors import ProblemError
 
 if TYPE_CHECKING:
-    from kerneltable.run.bench import Timing
+    from kerneltable.run.timing.bench import Timing
 
 
 def draw(timings: Sequence[Timing], path: str, device: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kerneltable.run.bench import Timing
+    from kerneltable.run.timing.bench import Timing
 
 BANDS = ((1, 1), (2, 64), (1, 64), (65, 256), (257, 2**31), (1, 2**31))
 """Of the summaries: first and last m."""
@@ -88,7 +88,7 @@ def relative_lines(timings: Sequence[Timing], against: str) -> list[str]:
 
     against  a kernel, or "others": of each cell, the fastest of the kernels that the table does not choose
     """
-    from kerneltable.run.bench import geometric_mean
+    from kerneltable.run.timing.bench import geometric_mean
 
     peers = (
         _fastest_others(timings) if against == "others" else {_cell_of(t): t for t in timings if t.kernel == against}

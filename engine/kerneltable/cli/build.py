@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from kerneltable.cli.options import Subparsers
     from kerneltable.model import Table
-    from kerneltable.run.building import Built, Job
+    from kerneltable.run.checks.building import Built, Job
     from kerneltable.run.compiling import CompileSettings
 
 ERRORS_SHOWN = 3
@@ -68,7 +68,7 @@ def dtypes(text: str) -> tuple[tuple[str, str], ...]:
 
 def run(args: Namespace) -> int:
     """0 when all is built, 1 when something does not compile, 2 when a compiler is missing or a name unknown."""
-    from kerneltable.run.building import build, missing_compiler
+    from kerneltable.run.checks.building import build, missing_compiler
     from kerneltable.table import load_table
 
     table = load_table(args.table, list(args.override), any_writer=args.allow_insecure_permissions)
@@ -154,7 +154,7 @@ def _settings(args: Namespace) -> CompileSettings:
 
 
 def _jobs(args: Namespace, table: Table) -> Iterator[Job]:
-    from kerneltable.run.building import cuda_instances_of, cuda_jobs, host_jobs, rows_with_code
+    from kerneltable.run.checks.building import cuda_instances_of, cuda_jobs, host_jobs, rows_with_code
 
     for kernel in args.kernel:
         if kernel not in table.kernels:
@@ -196,7 +196,7 @@ def architectures(text: str, table: Table) -> tuple[list[str], bool]:
 
 
 def _products(args: Namespace, table: Table) -> list[Any]:
-    from kerneltable.run.building import products_of
+    from kerneltable.run.checks.building import products_of
 
     shapes: list[tuple[int, int]] = []
     if args.shapes is not None:
@@ -204,7 +204,7 @@ def _products(args: Namespace, table: Table) -> list[Any]:
 
         shapes += parse_shapes(args.shapes)
     if args.model is not None:
-        from kerneltable.run.checkpoint import load_linears
+        from kerneltable.run.checkpoints.checkpoint import load_linears
 
         linears = load_linears(args.model, table, "cpu", strict=False).contents.linears.values()
         shapes += [(found.entries["weight"].shape[0], found.entries["weight"].shape[1]) for found in linears]

@@ -134,7 +134,7 @@ def _device(table: Table, files: Sequence[str], seconds: float) -> Device:
 
 def _fitting(table: Table, device: Device, only: Collection[str]) -> list[str]:
     """The kernels that accept something on a device."""
-    from kerneltable.run.conformance_cases import plan_cases
+    from kerneltable.run.checks.conformance_cases import plan_cases
 
     asked = [kernel for kernel in table.kernels.values() if not only or kernel.id in only]
     return [kernel.id for kernel in asked if plan_cases(table, kernel, device, shapes=1)[0]]

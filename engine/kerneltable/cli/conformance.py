@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kerneltable.cli.options import Subparsers
     from kerneltable.model import Device, Problem, Table
-    from kerneltable.run.conformance_cases import Case, Conformance
+    from kerneltable.run.checks.conformance_cases import Case, Conformance
 
 ELEMENTS_ON_CPU = 2**21
 ELEMENTS_ON_GPU = 2**30
@@ -143,8 +143,8 @@ def _measure(args: Namespace, table: Table) -> tuple[str, list[Conformance]]:
 
 def _measure_kernel(args: Namespace, table: Table, name: str, device: Device) -> Conformance:
     """Run the cases of one kernel until its time is over; what was not begun by then is counted."""
-    from kerneltable.run.conformance import run_case
-    from kerneltable.run.conformance_cases import plan_cases
+    from kerneltable.run.checks.conformance import run_case
+    from kerneltable.run.checks.conformance_cases import plan_cases
 
     kernel, where = table.kernels[name], TORCH_DEVICES.get(device.platform, "cpu")
     largest = args.max_elements or (ELEMENTS_ON_CPU if where == "cpu" else ELEMENTS_ON_GPU)
@@ -168,14 +168,14 @@ def _measure_kernel(args: Namespace, table: Table, name: str, device: Device) ->
 
 def _large(args: Namespace, table: Table, name: str, device: Device, one: Conformance) -> Iterator[Callable[[], Case]]:
     """The cases beyond 2^31 elements that were asked for and have room; the others are counted with the reason."""
-    from kerneltable.run.conformance_cases import plan_large
+    from kerneltable.run.checks.conformance_cases import plan_large
 
     where = TORCH_DEVICES.get(device.platform, "cpu")
     if args.large == "no" or one.refused:
         return
     import torch
 
-    from kerneltable.run import conformance_large as large
+    from kerneltable.run.checks import conformance_large as large
 
     kernel = table.kernels[name]
     for index, problem in enumerate(plan_large(table, kernel, device, one, large.SHAPES)):

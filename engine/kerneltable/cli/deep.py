@@ -11,8 +11,8 @@ from kerneltable.model import Table
 
 def deep_findings(table: Table, *, notes: bool) -> list[Finding]:
     """What loading and compiling finds; what this machine cannot do is a note."""
-    from kerneltable.run.deep import construct_all
-    from kerneltable.run.deep_code import compile_own, compile_triton
+    from kerneltable.run.checks.deep import construct_all
+    from kerneltable.run.checks.deep_code import compile_own, compile_triton
 
     proofs = [*construct_all(table), *compile_own(table), *compile_triton(table, os.environ)]
     return as_findings(proofs, notes=notes)

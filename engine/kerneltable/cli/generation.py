@@ -15,7 +15,7 @@ from kerneltable.errors import CheckpointError
 
 if TYPE_CHECKING:
     from kerneltable.model import Table
-    from kerneltable.run.generation import Generated
+    from kerneltable.run.checkpoints.generation import Generated
 
 
 def answer(folders: Sequence[tuple[str, Path]], skipped: Sequence[str], table: Table, args: argparse.Namespace) -> int:
@@ -75,8 +75,8 @@ def text_lines(label: str, where: str, prompt: str, found: Generated) -> list[st
 
 def _with_transformers() -> tuple[Any, Any]:
     try:
-        from kerneltable.run.generation import generate
-        from kerneltable.run.model_loading import load
+        from kerneltable.run.checkpoints.generation import generate
+        from kerneltable.run.checkpoints.model_loading import load
     except ImportError as error:
         if (error.name or "").split(".")[0] != "transformers":
             raise

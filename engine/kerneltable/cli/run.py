@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kerneltable.model import Table
-    from kerneltable.run.generation import Generated
-    from kerneltable.run.measure import Failed, Measured
+    from kerneltable.run.checkpoints.generation import Generated
+    from kerneltable.run.timing.measure import Failed, Measured
 
 WIDTH_OF_A_FILE = 160
 
@@ -198,7 +198,7 @@ def _folders(args: argparse.Namespace) -> Iterator[tuple[list[tuple[str, Path]],
 
 
 def _write_samples(kind: str, root: Path, size: str) -> tuple[list[tuple[str, Path]], list[str]]:
-    from kerneltable.run.samples import KINDS, write_sample
+    from kerneltable.run.checkpoints.samples import KINDS, write_sample
 
     folders: list[tuple[str, Path]] = []
     skipped: list[str] = []
@@ -215,9 +215,9 @@ def _write_samples(kind: str, root: Path, size: str) -> tuple[list[tuple[str, Pa
 def _measure(
     folders: Sequence[tuple[str, Path]], table: Table, args: argparse.Namespace
 ) -> tuple[list[Measured], list[Failed]]:
-    from kerneltable.run.checkpoint import load_linears
+    from kerneltable.run.checkpoints.checkpoint import load_linears
     from kerneltable.run.ledger import shared_ledger
-    from kerneltable.run.measure import measure_checkpoint
+    from kerneltable.run.timing.measure import measure_checkpoint
 
     shared_ledger().verify = "never"  # this command checks every result itself, and reports what is wrong
     measured: list[Measured] = []

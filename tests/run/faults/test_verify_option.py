@@ -95,9 +95,9 @@ def test_copies_keep_what_was_asked_for(made):
 
 
 def test_layers_of_a_checkpoint_and_of_a_table_in_force_are_checked_as_asked(tmp_path):
-    from kerneltable.run.checkpoint import load_linears
+    from kerneltable.run.checkpoints.checkpoint import load_linears
+    from kerneltable.run.checkpoints.samples import write_sample
     from kerneltable.run.engine import Engine
-    from kerneltable.run.samples import write_sample
 
     write_sample("hf-fp8-block", tmp_path / "m")
     linears = load_linears(tmp_path / "m", device="cpu", verify="always")
@@ -108,8 +108,8 @@ def test_layers_of_a_checkpoint_and_of_a_table_in_force_are_checked_as_asked(tmp
 
 def test_layers_of_a_model_are_checked_as_asked(tmp_path):
     pytest.importorskip("transformers")
-    from kerneltable.run.model_loading import load
-    from kerneltable.run.samples import write_sample
+    from kerneltable.run.checkpoints.model_loading import load
+    from kerneltable.run.checkpoints.samples import write_sample
 
     write_sample("hf-fp8-block", tmp_path / "m")
     model = load(tmp_path / "m", device="cpu", verify="always")

@@ -11,11 +11,11 @@ import torch
 
 from kerneltable.formats import FORMATS
 from kerneltable.model import Device, Kernel, Problem, Table
-from kerneltable.run.clock import Spread, copies_of, microseconds
 from kerneltable.run.faults import reason_of
 from kerneltable.run.layer_data import LayerData, random_layer
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
 from kerneltable.run.packing import construct
+from kerneltable.run.timing.clock import Spread, copies_of, microseconds
 from kerneltable.select import complete, refusals, select
 
 SHAPES: dict[str, tuple[tuple[int, int], ...]] = {

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kerneltable.errors import CheckpointError
-from kerneltable.run.group_format import GroupFormat, Unsupported, group_format, preset
-from kerneltable.run.patterns import Patterns, read_globs, read_patterns
+from kerneltable.run.checkpoints.group_format import GroupFormat, Unsupported, group_format, preset
+from kerneltable.run.checkpoints.patterns import Patterns, read_globs, read_patterns
 
 Json = Mapping[str, object]
 

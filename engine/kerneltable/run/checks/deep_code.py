@@ -13,7 +13,7 @@ from typing import Any
 from kerneltable.errors import KernelUnavailable
 from kerneltable.model import Architecture, Kernel, Table
 from kerneltable.ops.settings import active
-from kerneltable.run.building import (
+from kerneltable.run.checks.building import (
     Built,
     Job,
     build,
@@ -99,7 +99,7 @@ def _compiled(kernel: Kernel, chips: list[Architecture], environment: Mapping[st
         }
         for chip in chips
     ]
-    package = str(Path(__file__).parents[2])
+    package = str(Path(__file__).parents[3])
     without = {name: value for name, value in environment.items() if name != "TRITON_INTERPRET"}
     search = os.pathsep.join(filter(None, (package, without.get("PYTHONPATH", ""))))
     command = [sys.executable, "-m", "kerneltable.ops.triton_offline", kernel.id, json.dumps(targets)]

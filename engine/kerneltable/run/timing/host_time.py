@@ -11,11 +11,11 @@ import torch
 
 from kerneltable.formats import FORMATS
 from kerneltable.model import Problem
-from kerneltable.run.bench import Bench
-from kerneltable.run.clock import Spread
 from kerneltable.run.faults import reason_of
 from kerneltable.run.layer_data import random_layer
 from kerneltable.run.linear import QuantLinear
+from kerneltable.run.timing.bench import Bench
+from kerneltable.run.timing.clock import Spread
 from kerneltable.run.trial import wait_for
 from kerneltable.select import complete, refusals, select
 

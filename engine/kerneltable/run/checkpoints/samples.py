@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from kerneltable.errors import CheckpointError
 from kerneltable.ops.torch_fp8 import round_to_e4m3
-from kerneltable.run.sample_library import write_with_library
+from kerneltable.run.checkpoints.sample_library import write_with_library
 
 Weights = dict[str, torch.Tensor]
 

@@ -15,8 +15,8 @@ import torch
 
 from kerneltable.formats import FORMATS
 from kerneltable.model import Kernel, Problem, Table
-from kerneltable.run.conformance import run_twice
-from kerneltable.run.conformance_cases import Case
+from kerneltable.run.checks.conformance import run_twice
+from kerneltable.run.checks.conformance_cases import Case
 from kerneltable.run.layer_data import LayerData, random_layer
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
 from kerneltable.run.trial import give_back_memory

@@ -10,10 +10,10 @@ import torch
 import transformers
 
 from kerneltable.errors import CheckpointError
-from kerneltable.run.checkpoint import read_config
-from kerneltable.run.model_quantizer import METHODS, Options, Section, register, registered, unregister
+from kerneltable.run.checkpoints.checkpoint import read_config
+from kerneltable.run.checkpoints.model_quantizer import METHODS, Options, Section, register, registered, unregister
+from kerneltable.run.checkpoints.shards import read_json
 from kerneltable.run.place import present_device, shipped_table, torch_device
-from kerneltable.run.shards import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

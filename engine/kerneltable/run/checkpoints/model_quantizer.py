@@ -14,12 +14,12 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from kerneltable.errors import CheckpointError
-from kerneltable.run.checkpoint import sort_layers
+from kerneltable.run.checkpoints.checkpoint import sort_layers
+from kerneltable.run.checkpoints.model_layers import bind_layers, place_layers
+from kerneltable.run.checkpoints.quantization_config import read_quantization
+from kerneltable.run.checkpoints.shards import read_headers
 from kerneltable.run.layer import INPUT_FORMATS
-from kerneltable.run.model_layers import bind_layers, place_layers
 from kerneltable.run.place import shipped_table, torch_device
-from kerneltable.run.quantization_config import read_quantization
-from kerneltable.run.shards import read_headers
 
 if TYPE_CHECKING:
     from typing import Self

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from kerneltable.errors import CheckpointError, LayerError
 from kerneltable.formats import FORMATS
 from kerneltable.model import Device, Scheme, Table
-from kerneltable.run.group_format import GroupFormat, Unsupported
+from kerneltable.run.checkpoints.group_format import GroupFormat, Unsupported
+from kerneltable.run.checkpoints.quantization_config import Json, Quantization, read_quantization
+from kerneltable.run.checkpoints.shards import Entry, read_entries, read_json, read_tensors
 from kerneltable.run.linear import QuantLinear
 from kerneltable.run.place import present_device, shipped_table, torch_device
-from kerneltable.run.quantization_config import Json, Quantization, read_quantization
 from kerneltable.run.reblock import plain_block_scale
-from kerneltable.run.shards import Entry, read_entries, read_json, read_tensors
 
 if TYPE_CHECKING:
     import torch

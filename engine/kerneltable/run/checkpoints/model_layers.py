@@ -14,14 +14,14 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from kerneltable.errors import CheckpointError, KernelInputError, LayerError
-from kerneltable.run.checkpoint import Contents, Found, quant_linear, refusal_text
+from kerneltable.run.checkpoints.checkpoint import Contents, Found, quant_linear, refusal_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from kerneltable.model import Device, Table
-    from kerneltable.run.group_format import GroupFormat
-    from kerneltable.run.shards import Entry
+    from kerneltable.run.checkpoints.group_format import GroupFormat
+    from kerneltable.run.checkpoints.shards import Entry
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {

@@ -11,7 +11,7 @@ import torch
 from kerneltable.errors import KernelTableError, NoKernelError
 from kerneltable.formats import FORMATS
 from kerneltable.model import Candidate, Selection
-from kerneltable.run.checkpoint import Checkpoint
+from kerneltable.run.checkpoints.checkpoint import Checkpoint
 from kerneltable.run.linear import QuantLinear
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
 

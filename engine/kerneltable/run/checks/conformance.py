@@ -8,7 +8,7 @@ import torch
 
 from kerneltable.formats import FORMATS
 from kerneltable.model import Kernel, Problem, Table
-from kerneltable.run.conformance_cases import Case
+from kerneltable.run.checks.conformance_cases import Case
 from kerneltable.run.layer_data import EXACT_LIMIT, LayerData, exact_layer, random_layer
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
 from kerneltable.run.packing import construct

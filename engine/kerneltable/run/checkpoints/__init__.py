@@ -1,0 +1,1 @@
+"""Checkpoints: reading their tensors and configurations, layer by layer or as a whole model."""
