@@ -14,7 +14,7 @@ from kerneltable.ops.hopper_fp8_choice import (
     SOME_ROWS,
     Stream,
     Tiled,
-    divided_tiles,
+    may_divide,
     variant,
 )
 
@@ -47,21 +47,21 @@ def test_many_rows_are_never_streamed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tiles", "expected"),
-    [(17, 17), (66, 0), (68, 68), (82, 82), (83, 17), (132, 0), (134, 68), (265, 67)],
+    ("tiles", "expected"), [(1, True), (17, True), (66, False), (68, False), (82, False), (83, True), (132, False)]
 )
-def test_the_last_wave_is_divided_and_a_small_one_takes_the_wave_before_along(tiles: int, expected: int) -> None:
-    assert divided_tiles(tiles, 66) == expected
+def test_a_last_wave_of_few_tiles_is_not_divided(tiles: int, expected: bool) -> None:
+    assert may_divide(tiles, 66) == expected
 
 
 def test_a_divided_tile_has_few_parts_unless_there_are_few_tiles() -> None:
-    for pairs in (1, 7, 57, 66):
-        for tiles in range(1, 500):
-            divided = divided_tiles(tiles, pairs)
-            assert 0 <= divided <= tiles
-            assert (tiles - divided) % pairs == 0 or tiles < pairs
-            if divided and tiles > pairs:
-                assert pairs / divided <= MOST_PARTS
+    asked = [(size, found) for size in SIZES if isinstance(found := variant(*size), Tiled) and found.divide]
+    assert len(asked) > 50
+    for (m, n, _, units), found in asked:
+        pairs = units // 2
+        rows, columns = (128, 2 * found.columns) if found.common else (256, found.columns)
+        tiles = -(-m // rows) * -(-n // columns)
+        assert tiles % pairs > 0
+        assert tiles < pairs or pairs / (tiles % pairs) <= MOST_PARTS
 
 
 def test_the_fixed_instance_divides_nothing() -> None:

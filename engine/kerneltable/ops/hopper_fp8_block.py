@@ -15,7 +15,7 @@ from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, POINTER, Function, TensorMap
 from kerneltable.ops.hopper import DTYPE_CODES, ceil_div, map_of, output_of, tensor_map
-from kerneltable.ops.hopper_fp8_choice import DEPTH, FIXED, Stream, Tiled, divided_tiles, variant
+from kerneltable.ops.hopper_fp8_choice import DEPTH, FIXED, Stream, Tiled, variant
 
 TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER)
 STREAM_TYPES = (*TYPES, INT32, INT32, INT32)
@@ -89,7 +89,7 @@ def prepare(
     codes, weight = (64, columns) if choice.common else (128, columns // 2)
     pair = (128, 2 * columns) if choice.common else (256, columns)
     tiles, most = ceil_div(m, pair[0]) * ceil_div(n, pair[1]), chip.multiprocessors // 2
-    divided = divided_tiles(tiles, most) if choice.divide else 0
+    divided = tiles % most if choice.divide else 0
     blocks = 2 * (most if divided else min(most, tiles))
     parts, flags = (blocks * 128 * columns * 4, WARPGROUPS * blocks) if divided else (0, 0)
     boxes = ((weight, DEPTH), (codes, DEPTH), (1, 128))
