@@ -2,43 +2,22 @@
 //
 //   out[m, n] = round(sum over blocks b of 128 columns: (x[m, b] . w[n, b]) * x_scale[b, m] * w_scale[n / 128, b] + bias[n])
 //
-// One warpgroup copies, two multiply: 64 rows by KT_COLUMNS columns each, from the same tile of the weight. The tensor
-// cores keep about 14 bits of an FP8 sum, so each block of 128 is promoted to float32 with its scales, while the
-// products of the next block run. Two neighbouring blocks form a cluster and have one of their two tiles in common: each
-// fetches half of it for both, since the L2 cache cannot feed every multiprocessor tiles of its own.
+// A cluster is a pair of blocks; in each one warpgroup copies, and two multiply, as hopper_tiles.cuh says.
 //
 // Tiles that would leave a part of the chip idle at the end are divided along k among all clusters. Who has the first
 // part of such a tile adds the others', in the order of k, so that the result is the same every time.
 //
-// Compile-time: KT_COLUMNS (128 or 192), KT_COMMON (0: the pair shares its weight tile, 1: its input tile), KT_STAGES,
-// KT_GROUP (row tiles, or pairs of them, that share a walk over n), KT_OUT.
-#include "hopper.cuh"
-#include "store.cuh"
+// Compile-time: KT_GROUP (row tiles, or pairs of them, that share a walk over n) and the numbers of hopper_tiles.cuh.
+#include "hopper_tiles.cuh"
 
-constexpr int kRows = 128, kColumns = KT_COLUMNS, kDepth = 128;
-constexpr int kStages = KT_STAGES, kGroup = KT_GROUP;
-constexpr bool kCommonInput = KT_COMMON == 1;
-constexpr int kPairRows = kCommonInput ? kRows : 2 * kRows, kPairColumns = kCommonInput ? 2 * kColumns : kColumns;
-constexpr int kInputBytes = kRows * kDepth, kWeightBytes = kColumns * kDepth, kScaleBytes = kRows * 4;
-constexpr int kSums = kColumns / 2;  // float32 sums of a thread
-constexpr int kChunk = 64;           // columns that are staged for output at a time
-constexpr int kPitch = kChunk + 8;   // 16-bit elements of a staged output row: rows start four banks apart
-constexpr int kRuns = kColumns % 128 == 0 ? 1 : kColumns / 64;  // of columns that have one weight scale
-constexpr bool kDouble = kColumns == 128;  // registers for two products: one runs while the other is added
-
-struct Pipeline {
-  uint32_t input, weight, scale;
-  uint32_t full, empty;
-};
+constexpr int kGroup = KT_GROUP;
+constexpr int kChunk = kColumns % 64 == 0 ? 64 : kColumns % 32 == 0 ? 32 : 16;  // columns that are staged at a time
+constexpr int kPitch = kChunk + 8;  // 16-bit elements of a staged output row: rows start on different banks
 
 // What is multiplied, in blocks of k, and in tiles of a pair of blocks; the first `divided` tiles are divided along k.
 struct Problem {
   int m, n, k_blocks;
   int pairs_m, pairs_n, divided;
-};
-
-struct Tile {
-  int row, column;
 };
 
 // Row tiles in groups of kGroup, so that the clusters that run together share their inputs in the L2 cache.
@@ -83,157 +62,39 @@ struct Work {
 
 // --- Copying --------------------------------------------------------------------------------------------------------
 
-struct Producer {
-  Pipeline at;
-  const TensorMap *input, *weight, *scale;
-  int rank;
-
-  __device__ __forceinline__ void fetch_weight(int slot, int b, const Tile& tile) const {
-    const uint32_t full = at.full + slot * 8, to = at.weight + slot * kWeightBytes;
-    barrier_expect(full, kInputBytes + kWeightBytes + kScaleBytes);
-    if (kCommonInput) copy_tile(to, weight, b * kDepth, tile.column, full);
-    else copy_tile_to(to + rank * (kWeightBytes / 2), weight, b * kDepth, tile.column + rank * (kColumns / 2), full, 3);
-  }
-
-  __device__ __forceinline__ void fetch_input(int slot, int b, const Tile& tile) const {
-    const uint32_t full = at.full + slot * 8, to = at.input + slot * kInputBytes;
-    if (!kCommonInput) copy_tile(to, input, b * kDepth, tile.row, full);
-    else copy_tile_to(to + rank * (kInputBytes / 2), input, b * kDepth, tile.row + rank * (kRows / 2), full, 3);
-    copy_tile(at.scale + slot * kScaleBytes, scale, tile.row, b, full);
-  }
-};
+// The first blocks of k of the weight, as many as there are stages: it was there before the kernel that makes the input.
+__device__ void fetch_early(const Producer& self, const Problem& p, int worker, int workers) {
+  Work work(p, worker, workers);
+  Segment s;
+  if (!work.next(p, workers, s)) return;
+  const Tile tile = tile_at(p, s.tile, self.member);
+  for (int b = 0; b < min(kStages, s.count); ++b) self.fetch_weight(b, s.first + b, tile);
+}
 
 __device__ void produce(const Producer& self, const Problem& p, int worker, int workers) {
   Work work(p, worker, workers);
   Segment s;
-  int slot = 0, phase = 1, early = 0;
-  bool started = false;
-  while (work.next(p, workers, s)) {
-    const Tile tile = tile_at(p, s.tile, self.rank);
-    if (!started) {  // the weight was there before the kernel that makes the input
-      early = min(kStages, s.count);
-      for (int b = 0; b < early; ++b) self.fetch_weight(b, s.first + b, tile);
-      wait_for_previous();
-      let_next_start();
-      started = true;
-    }
-    for (int b = 0; b < s.count; ++b) {
+  int phases = -1;  // a bit for each slot
+  bool more = work.next(p, workers, s);
+  int early = more ? min(kStages, s.count) : 0;
+  wait_for_previous();
+  let_next_start();
+  for (; more; more = work.next(p, workers, s)) {
+    const Tile tile = tile_at(p, s.tile, self.member);
+    for (int b = 0, slot = 0; b < s.count; ++b) {
       if (early > 0) {
         --early;
       } else {
-        barrier_wait(self.at.empty + slot * 8, phase);
+        barrier_wait(self.at.empty + slot * 8, phases >> slot & 1);
         self.fetch_weight(slot, s.first + b, tile);
       }
+      phases ^= 1 << slot;
       self.fetch_input(slot, s.first + b, tile);
-      if (++slot == kStages) slot = 0, phase ^= 1;
+      if (++slot == kStages) slot = 0;
     }
   }
-  if (!started) wait_for_previous(), let_next_start();
-  for (int i = 0; i < kStages; ++i) {  // the other block's consumers still arrive here: leave after them
-    barrier_wait(self.at.empty + slot * 8, phase);
-    if (++slot == kStages) slot = 0, phase ^= 1;
-  }
-}
-
-// --- Multiplying ----------------------------------------------------------------------------------------------------
-
-// Weight scales of each run of columns of a tile, along k.
-struct WeightScales {
-  const float* of[kRuns];
-
-  __device__ __forceinline__ void next(float (&to)[kRuns]) {
-#pragma unroll
-    for (int c = 0; c < kRuns; ++c) to[c] = __ldg(of[c]++);
-  }
-};
-
-// A product that runs: its sums, and the scales of the thread's two rows.
-struct Part {
-  float sums[kSums];
-  float2 of_input;
-};
-
-// What one warpgroup needs to multiply a block of k, and to add it to its sums with its scales.
-struct Consumer {
-  uint32_t full, empty;    // barriers of slot 0
-  uint32_t input, weight;  // words of the tiles of slot 0
-  uint32_t scale;          // shared address of the thread's first scale in slot 0; its second is 8 floats on
-  int lane;
-  int slot, phase;         // of the block that is started next
-  int done;                // slot of the block that is added next
-  bool ready;              // the block that is started next is known to be there
-
-  __device__ __forceinline__ void start(Part& part) {
-    if (!ready) barrier_wait(full + slot * 8, phase);
-    multiply_tiles(part.sums, input + slot * (kInputBytes >> 4), weight + slot * (kWeightBytes >> 4));
-    const uint32_t from = scale + slot * kScaleBytes;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part.of_input.x) : "r"(from));
-    asm volatile("ld.shared.f32 %0, [%1+32];" : "=f"(part.of_input.y) : "r"(from));
-    if (++slot == kStages) slot = 0, phase ^= 1;
-  }
-
-  // kPending products were started after this one.
-  template <int kPending>
-  __device__ __forceinline__ void add(Part& part, const float (&of_weight)[kRuns], float (&sum)[kSums]) {
-    wgmma_wait<kPending>();
-    ready = barrier_test(full + slot * 8, phase);
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) pin(part.sums[i]);
-    __syncwarp();
-    if (lane < 2) barrier_arrive_at(empty + done * 8, lane);
-    if (++done == kStages) done = 0;
-#pragma unroll
-    for (int c = 0; c < kRuns; ++c) {
-      const float above = part.of_input.x * of_weight[c], below = part.of_input.y * of_weight[c];
-#pragma unroll
-      for (int j = c * (kSums / 4 / kRuns); j < (c + 1) * (kSums / 4 / kRuns); ++j) {
-        sum[4 * j + 0] = fmaf(part.sums[4 * j + 0], above, sum[4 * j + 0]);
-        sum[4 * j + 1] = fmaf(part.sums[4 * j + 1], above, sum[4 * j + 1]);
-        sum[4 * j + 2] = fmaf(part.sums[4 * j + 2], below, sum[4 * j + 2]);
-        sum[4 * j + 3] = fmaf(part.sums[4 * j + 3], below, sum[4 * j + 3]);
-      }
-    }
-  }
-};
-
-// `count` blocks of one tile, one after the other.
-__device__ __forceinline__ void sum_single(Consumer& self, WeightScales& scales, int count, float (&sum)[kSums]) {
-  Part part;
-  float now[kRuns], next[kRuns];
-  scales.next(next);
-  for (int b = 0; b < count; ++b) {
-#pragma unroll
-    for (int c = 0; c < kRuns; ++c) now[c] = next[c];
-    if (b + 1 < count) scales.next(next);
-    self.start(part);
-    self.add<0>(part, now, sum);
-  }
-}
-
-// The same; the products of the next block run while those of this one are added.
-__device__ __forceinline__ void sum_double(Consumer& self, WeightScales& scales, int count, float (&sum)[kSums]) {
-  Part even, odd;
-  float of_even[kRuns], of_odd[kRuns];
-  scales.next(of_even);
-  self.start(even);
-  self.ready = false;
-  int b = 0;
-  for (; b + 2 < count; b += 2) {
-    scales.next(of_odd);
-    self.start(odd);
-    self.add<1>(even, of_even, sum);
-    scales.next(of_even);
-    self.start(even);
-    self.add<1>(odd, of_odd, sum);
-  }
-  if (b + 1 < count) {
-    scales.next(of_odd);
-    self.start(odd);
-    self.add<1>(even, of_even, sum);
-    self.add<0>(odd, of_odd, sum);
-  } else {
-    self.add<0>(even, of_even, sum);
-  }
+  for (int slot = 0; slot < kStages; ++slot)  // the other block's consumers still arrive here: leave after them
+    barrier_wait(self.at.empty + slot * 8, phases >> slot & 1);
 }
 
 // --- Divided tiles --------------------------------------------------------------------------------------------------
@@ -305,8 +166,8 @@ __device__ __forceinline__ void store_chunk(char* staging, const float* sum, con
   }
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = 4 * i + lane / 8, column = lane % 8 * 8;
+  for (int i = 0; i < kChunk / 16; ++i) {
+    const int row = 256 / kChunk * i + lane / (kChunk / 8), column = lane % (kChunk / 8) * 8;
     if (row0 + row < m && column0 + column < n)
       *reinterpret_cast<uint4*>(out + static_cast<int64_t>(row0 + row) * n + column0 + column) =
         *reinterpret_cast<const uint4*>(reinterpret_cast<Out*>(staging) + row * kPitch + column);
@@ -324,25 +185,16 @@ struct Output {
 };
 
 __device__ void consume(Consumer& self, const Output& to, const Problem& p, int rank, int worker, int workers) {
-  const int warp = uniform(threadIdx.x / 32) - 4, group = warp / 4, last_block = (p.n + 127) / 128 - 1;
+  const int warp = uniform(threadIdx.x / 32) - 4, group = warp / 4;
   char* staging = to.staging + warp * 16 * kPitch * 2;
   Work work(p, worker, workers);
   Segment s;
   wait_for_previous();
   while (work.next(p, workers, s)) {
     const Tile tile = tile_at(p, s.tile, rank);
-    WeightScales scales;
-#pragma unroll
-    for (int c = 0; c < kRuns; ++c) {
-      const int block = min((tile.column + c * 64) / 128, last_block);
-      scales.of[c] = to.weight_scale + static_cast<int64_t>(block) * p.k_blocks + s.first;
-    }
+    WeightScales scales(to.weight_scale, tile.column, p.n, p.k_blocks, s.first);
     float sum[kSums];
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
-    self.ready = false;
-    if constexpr (kDouble) sum_double(self, scales, s.count, sum);
-    else sum_single(self, scales, s.count, sum);
+    sum_blocks(self, scales, s.count, sum);
     // Workers stand in the grid in reverse: who waits, waits for blocks that the grid started earlier.
     if (s.first > 0) {
       to.parts.leave(2 * (workers - 1 - worker) + rank, group, sum);
@@ -357,7 +209,7 @@ __device__ void consume(Consumer& self, const Output& to, const Problem& p, int 
     }
 #pragma unroll
     for (int c = 0; c < kColumns / kChunk; ++c)
-      store_chunk(staging, sum + c * 32, to.bias, to.out, tile.row + warp * 16, tile.column + c * kChunk, p.m, p.n);
+      store_chunk(staging, sum + c * (kChunk / 2), to.bias, to.out, tile.row + warp * 16, tile.column + c * kChunk, p.m, p.n);
   }
 }
 
@@ -367,33 +219,27 @@ hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant_
                  float4* part_sums, uint32_t* part_flags, int m, int n, int k_blocks, int divided) {
   extern __shared__ char raw[];
   __shared__ alignas(8) uint64_t barriers[2 * kStages];
-  const uint32_t misfit = shared_address(raw) % 1024;
-  char* tiles = raw + (misfit == 0 ? 0 : 1024 - misfit);
-  char* scales = tiles + kStages * (kInputBytes + kWeightBytes);
-  const Pipeline at = {shared_address(tiles), shared_address(tiles) + kStages * kInputBytes, shared_address(scales),
-                       shared_address(barriers), shared_address(barriers + kStages)};
+  const Memory memory(raw, barriers);
   const int pairs_m = (m + kPairRows - 1) / kPairRows, pairs_n = (n + kPairColumns - 1) / kPairColumns;
   const Problem p = {m, n, k_blocks, pairs_m, pairs_n, divided};
   const int rank = cluster_rank(), workers = gridDim.x / 2, worker = workers - 1 - static_cast<int>(blockIdx.x / 2);
+  const Producer producer = {memory.at, &input, &weight, &scale, rank, 0};
   if (threadIdx.x == 0) {
-    prefetch_map(&input), prefetch_map(&weight), prefetch_map(&scale);
-    for (int i = 0; i < kStages; ++i) barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, 16);
-    barrier_init_fence();
+    memory.start_barriers();
+    if (kCommonInput) fetch_early(producer, p, worker, workers);
+    prefetch_map(&input), prefetch_map(&scale);
   }
   cluster_sync();  // the other block's barriers are ready too
   if (threadIdx.x < 128) {
     give_registers<40>();
-    const Producer self = {at, &input, &weight, &scale, rank};
-    if (threadIdx.x == 0) produce(self, p, worker, workers);
+    if (threadIdx.x == 0) {
+      if (!kCommonInput) fetch_early(producer, p, worker, workers);
+      produce(producer, p, worker, workers);
+    }
   } else {
     take_registers<232>();
-    const int lane = threadIdx.x % 32, warp = uniform(threadIdx.x / 32) - 4;
-    Consumer self;
-    self.full = uniform(at.full), self.empty = uniform(at.empty), self.weight = uniform(tile_word(at.weight));
-    self.input = uniform(tile_word(at.input + warp / 4 * 64 * kDepth));
-    self.scale = at.scale + (warp * 16 + lane / 4) * 4;
-    self.lane = lane, self.slot = 0, self.phase = 0, self.done = 0, self.ready = false;
-    const Output to = {scales + kStages * kScaleBytes, weight_scale, bias, out, {part_sums, part_flags}};
+    Consumer self = memory.consumer(0);
+    const Output to = {memory.rest, weight_scale, bias, out, {part_sums, part_flags}};
     consume(self, to, p, rank, worker, workers);
   }
 }

@@ -119,40 +119,59 @@ __device__ __forceinline__ void take_registers() {
 __device__ __forceinline__ uint32_t tile_word(uint32_t address) { return (address & 0x3ffff) >> 4 | 1 << 16; }
 __device__ __forceinline__ uint32_t uniform(uint32_t x) { return __shfl_sync(0xffffffff, x, 0); }
 
-// Accumulators as operands: %0 and %1 are the descriptors.
-#define KT_LIST_4 "%2, %3, %4, %5"
-#define KT_LIST_8 KT_LIST_4 ", %6, %7, %8, %9"
-#define KT_LIST_16 KT_LIST_8 ", %10, %11, %12, %13, %14, %15, %16, %17"
-#define KT_LIST_32 KT_LIST_16 ", %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33"
-#define KT_LIST_64 KT_LIST_32 ", %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
-  "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65"
-#define KT_LIST_96 KT_LIST_64 ", %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
-  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97"
+// Accumulators as operands: %0 to %7 are the descriptors' words.
+#define KT_LIST_4 "%8, %9, %10, %11"
+#define KT_LIST_8 KT_LIST_4 ", %12, %13, %14, %15"
+#define KT_LIST_16 KT_LIST_8 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define KT_LIST_24 KT_LIST_16 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define KT_LIST_32 KT_LIST_24 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define KT_LIST_40 KT_LIST_32 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define KT_LIST_48 KT_LIST_40 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define KT_LIST_56 KT_LIST_48 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define KT_LIST_64 KT_LIST_56 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define KT_LIST_72 KT_LIST_64 ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define KT_LIST_80 KT_LIST_72 ", %80, %81, %82, %83, %84, %85, %86, %87"
+#define KT_LIST_88 KT_LIST_80 ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define KT_LIST_96 KT_LIST_88 ", %96, %97, %98, %99, %100, %101, %102, %103"
 #define KT_SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define KT_SUMS_8(i) KT_SUMS_4(i), KT_SUMS_4(i + 4)
 #define KT_SUMS_16(i) KT_SUMS_8(i), KT_SUMS_8(i + 8)
-#define KT_SUMS_32(i) KT_SUMS_16(i), KT_SUMS_16(i + 16)
-#define KT_SUMS_64(i) KT_SUMS_32(i), KT_SUMS_32(i + 32)
-#define KT_SUMS_96(i) KT_SUMS_64(i), KT_SUMS_32(i + 64)
+#define KT_SUMS_24(i) KT_SUMS_16(i), KT_SUMS_8(i + 16)
+#define KT_SUMS_32(i) KT_SUMS_24(i), KT_SUMS_8(i + 24)
+#define KT_SUMS_40(i) KT_SUMS_32(i), KT_SUMS_8(i + 32)
+#define KT_SUMS_48(i) KT_SUMS_40(i), KT_SUMS_8(i + 40)
+#define KT_SUMS_56(i) KT_SUMS_48(i), KT_SUMS_8(i + 48)
+#define KT_SUMS_64(i) KT_SUMS_56(i), KT_SUMS_8(i + 56)
+#define KT_SUMS_72(i) KT_SUMS_64(i), KT_SUMS_8(i + 64)
+#define KT_SUMS_80(i) KT_SUMS_72(i), KT_SUMS_8(i + 72)
+#define KT_SUMS_88(i) KT_SUMS_80(i), KT_SUMS_8(i + 80)
+#define KT_SUMS_96(i) KT_SUMS_88(i), KT_SUMS_8(i + 88)
 
-#define KT_STEP(n, list, add)                                                              \
-  "mov.b64 a, {%0, 0x40000040}; mov.b64 b, {%1, 0x40000040}; "                             \
+#define KT_STEP(n, list, a, b, add)                                              \
+  "mov.b64 a, {" a ", 0x40000040}; mov.b64 b, {" b ", 0x40000040}; "             \
   "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" list "}, a, b, " add ", 1, 1; "
-#define KT_NEXT "add.u32 %0, %0, 2; add.u32 %1, %1, 2; "
-#define KT_MULTIPLY(n, list, sums)                                                         \
+#define KT_MULTIPLY(n, list, sums)                                                        \
   __device__ __forceinline__ void multiply_row(float (&d)[n / 2], uint32_t a, uint32_t b) { \
-    asm volatile(                                                                          \
-      "{.reg .b64 a, b; .reg .pred no, yes; setp.ne.b32 no, 0, 0; setp.eq.b32 yes, 0, 0; " \
-      KT_STEP(n, list, "no") KT_NEXT KT_STEP(n, list, "yes") KT_NEXT                       \
-      KT_STEP(n, list, "yes") KT_NEXT KT_STEP(n, list, "yes") "}"                          \
-      : "+r"(a), "+r"(b), sums);                                                           \
+    uint32_t a1 = a + 2, a2 = a + 4, a3 = a + 6, b1 = b + 2, b2 = b + 4, b3 = b + 6;        \
+    asm volatile(                                                                         \
+      "{.reg .b64 a, b; .reg .pred no, yes; setp.ne.b32 no, 0, 0; setp.eq.b32 yes, 0, 0; "  \
+      KT_STEP(n, list, "%0", "%4", "no") KT_STEP(n, list, "%1", "%5", "yes")                \
+      KT_STEP(n, list, "%2", "%6", "yes") KT_STEP(n, list, "%3", "%7", "yes") "}"           \
+      : "+r"(a), "+r"(a1), "+r"(a2), "+r"(a3), "+r"(b), "+r"(b1), "+r"(b2), "+r"(b3), sums); \
   }
 
 KT_MULTIPLY(8, KT_LIST_4, KT_SUMS_4(0))
 KT_MULTIPLY(16, KT_LIST_8, KT_SUMS_8(0))
 KT_MULTIPLY(32, KT_LIST_16, KT_SUMS_16(0))
+KT_MULTIPLY(48, KT_LIST_24, KT_SUMS_24(0))
 KT_MULTIPLY(64, KT_LIST_32, KT_SUMS_32(0))
+KT_MULTIPLY(80, KT_LIST_40, KT_SUMS_40(0))
+KT_MULTIPLY(96, KT_LIST_48, KT_SUMS_48(0))
+KT_MULTIPLY(112, KT_LIST_56, KT_SUMS_56(0))
 KT_MULTIPLY(128, KT_LIST_64, KT_SUMS_64(0))
+KT_MULTIPLY(144, KT_LIST_72, KT_SUMS_72(0))
+KT_MULTIPLY(160, KT_LIST_80, KT_SUMS_80(0))
+KT_MULTIPLY(176, KT_LIST_88, KT_SUMS_88(0))
 KT_MULTIPLY(192, KT_LIST_96, KT_SUMS_96(0))
 
 // d[64, N] = A[64, 128] * B[N, 128]^T: a whole swizzled row of each tile, named by its word. Starts it; wgmma_wait ends
@@ -182,10 +201,19 @@ __device__ __forceinline__ void cluster_leave() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
 }
 
-__device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, uint32_t rank) {
+// The address in the cluster of a shared address of another block; neighbours of the one are neighbours of the other.
+__device__ __forceinline__ uint32_t address_at(uint32_t address, uint32_t rank) {
   uint32_t remote;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(barrier), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+  return remote;
+}
+
+__device__ __forceinline__ void barrier_arrive_remote(uint32_t remote) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive_at(uint32_t barrier, uint32_t rank) {
+  barrier_arrive_remote(address_at(barrier, rank));
 }
 
 __device__ __forceinline__ float4 load_remote(uint32_t address, uint32_t rank) {

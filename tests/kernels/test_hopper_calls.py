@@ -13,18 +13,27 @@ from kerneltable.kernels import hopper_fp8_block, hopper_w8a16
 from kerneltable.model import Problem
 from kerneltable.ops import cuda_quantize, hopper
 from kerneltable.ops import hopper_fp8_block as fp8_op
+from kerneltable.ops import hopper_fp8_fused as fused_op
 from kerneltable.ops import hopper_w8a16 as w8a16_op
 from kerneltable.ops.cuda_chip import CudaChip
+from kerneltable.ops.hopper_fp8_choice import FIXED, Stream
 
 N, K = 256, 384
-CACHED = (cuda_quantize.prepare, fp8_op.prepare, fp8_op.scratch, w8a16_op.prepare, w8a16_op.input_maps)
+CACHED = (
+    cuda_quantize.prepare,
+    fp8_op.prepare,
+    fp8_op.scratch,
+    fused_op.prepare,
+    w8a16_op.prepare,
+    w8a16_op.input_maps,
+)
 CHIP = CudaChip("sm90", "sm_90a", 232448, (), 132)
 
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     found = Driver()
-    for module in (cuda_quantize, fp8_op, w8a16_op):
+    for module in (cuda_quantize, fp8_op, fused_op, w8a16_op):
         monkeypatch.setattr(module, "load", found.load)
     for module in (hopper, fp8_op, w8a16_op):
         monkeypatch.setattr(module, "tensor_map", found.tensor_map)
@@ -65,7 +74,7 @@ def test_w8a16_launches_what_its_product_launches(m: int, with_bias: bool, drive
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("m", [1, 5, 64, 130])
+@pytest.mark.parametrize("m", [9, 12, 64, 130])
 def test_fp8_block_launches_what_its_stages_launch(m: int, with_bias: bool, driver: Driver) -> None:
     kernel, x = fp8_kernel(), torch.randn(m, K).bfloat16()
     bias = torch.randn(N).bfloat16().float() if with_bias else None
@@ -90,7 +99,7 @@ def test_fp8_block_launches_what_its_stages_launch(m: int, with_bias: bool, driv
 
 
 def test_divided_tiles_share_memory_whose_flags_the_quantizer_clears(driver: Driver) -> None:
-    n, k, m = 2048, 8192, 200
+    n, k, m = 2048, 8192, 300
     problem = Problem("fp8_block_w8a8", n=n, k=k, output="bf16")
     weight = torch.zeros(n, k, dtype=torch.float8_e4m3fn)
     kernel = hopper_fp8_block.Kernel(problem, weight=weight, weight_scale=torch.ones(16, 64), chip=CHIP)
@@ -98,7 +107,7 @@ def test_divided_tiles_share_memory_whose_flags_the_quantizer_clears(driver: Dri
     (*_, cleared, words), product = driver.launched[0][3], driver.launched[1]
     sums, flags, divided = product[3][3], product[3][4], product[3][8]
     blocks = product[1][0]
-    assert divided == 16
+    assert divided == 32
     assert blocks == CHIP.multiprocessors
     assert (cleared, words) == (flags, 2 * blocks)
     assert flags + 4 * words <= sums
@@ -107,8 +116,8 @@ def test_divided_tiles_share_memory_whose_flags_the_quantizer_clears(driver: Dri
 
 
 def test_the_memory_between_two_launches_holds_codes_and_scales(driver: Driver) -> None:
-    fp8_kernel()(torch.randn(5, K).bfloat16(), None)
-    assert driver.asked == [-(-5 * K // 256) * 256 + -(-3 * 8 * 4 // 256) * 256]
+    fp8_kernel()(torch.randn(13, K).bfloat16(), None)
+    assert driver.asked == [-(-13 * K // 256) * 256 + -(-3 * 16 * 4 // 256) * 256]
 
 
 @pytest.mark.parametrize("name", ["quantize_block", "hopper_fp8_block_stream"])
@@ -116,15 +125,68 @@ def test_memory_is_given_back_when_a_launch_fails(name: str, driver: Driver) -> 
     kernel = fp8_kernel()
     driver.fails = name
     with pytest.raises(RuntimeError, match="launch failed"):
-        kernel(torch.randn(1, K).bfloat16(), None)
+        kernel(torch.randn(9, K).bfloat16(), None)
     assert driver.taken == []
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("m", [1, 3, fused_op.FUSED_ROWS])
+def test_a_few_rows_are_one_launch_with_the_parts_of_the_product(m: int, with_bias: bool, driver: Driver) -> None:
+    kernel, x = fp8_kernel(), torch.randn(m, K).bfloat16()
+    bias = torch.randn(N) if with_bias else None
+    outs = [kernel(x, bias), kernel(x, bias)]
+    outs.append(fused_op.product(x, kernel.weight, kernel.weight_scale, bias, "bf16", CHIP))
+    kernel.product(kernel.quantize(x), bias)
+    *fused, _, staged = driver.launched
+    assert len(fused) == 3
+    assert driver.asked == []
+    own, scale = 0 if bias is None else bias.data_ptr(), kernel.weight_scale.data_ptr()
+    for out, (one, grid, block, arguments, maps) in zip(outs, fused, strict=True):
+        assert (out.shape, out.dtype) == ((m, N), torch.bfloat16)
+        assert one.name == "hopper_fp8_block_fused"
+        assert arguments == (x.data_ptr(), scale, own, out.data_ptr(), m, N, K, K)
+        assert [at for at, *_ in maps] == [kernel.weight.data_ptr()]
+        assert maps[0] == staged[4][1]
+        assert grid == staged[1]
+        assert block[0] == staged[2][0] + 32 * fused_op.QUANTIZERS
+        numbers = dict(staged[0].defines)
+        assert numbers.items() <= dict(one.defines).items()
+        assert one.shared_bytes == staged[0].shared_bytes
+
+
+def test_an_instance_for_every_row_never_quantizes_by_itself(driver: Driver) -> None:
+    weight, problem = torch.zeros(N, K, dtype=torch.float8_e4m3fn), Problem("fp8_block_w8a8", n=N, k=K)
+    kernel = hopper_fp8_block.Kernel(problem, weight=weight, weight_scale=torch.ones(2, 3), chip=CHIP, choice=FIXED)
+    kernel(torch.randn(1, K).bfloat16(), None)
+    assert [one.name for one, *_ in driver.launched] == ["quantize_block", "hopper_fp8_block"]
+
+
+def test_a_few_rows_may_lie_apart_and_at_an_odd_address_they_are_copied(driver: Driver) -> None:
+    kernel, room = fp8_kernel(), torch.zeros(2 * (K + 8) + 1, dtype=torch.bfloat16)
+    apart, odd = room[:-1].view(2, K + 8)[:, :K], room[1 : 2 * K + 1].view(2, K)
+    for x in (apart, odd, torch.zeros(K, 2, dtype=torch.bfloat16).t()):
+        kernel(x, None)
+    first, *others = (arguments for _, _, _, arguments, _ in driver.launched)
+    assert (first[0], first[-1]) == (apart.data_ptr(), K + 8)
+    for one, x in zip(others, (odd, None), strict=True):
+        assert one[0] % 16 == 0
+        assert x is None or one[0] != x.data_ptr()
+        assert one[-1] == K
+    assert driver.asked == []
+
+
+@pytest.mark.parametrize(("m", "columns"), [(9, None), (9, 8), (17, 16)])
+def test_more_rows_than_an_instance_takes_are_refused(m: int, columns: int | None, driver: Driver) -> None:
+    choice = None if columns is None else Stream(columns, 4, 1)
+    with pytest.raises(ValueError, match=f"m must be at most.*found {m}"):
+        fused_op.prepare(m, N, K, "bf16", "bf16", CHIP, 0, choice)
 
 
 @pytest.mark.parametrize("make", [fp8_kernel, w8a16_kernel])
 def test_rows_apart_or_at_an_odd_address_go_the_long_way(make: Any, driver: Driver) -> None:
-    kernel, room = make(), torch.zeros(2 * (K + 8) + 1, dtype=torch.bfloat16)
-    for x in (room[:-1].view(2, K + 8)[:, :K], room[1 : 2 * K + 1].view(2, K)):
+    kernel, room = make(), torch.zeros(9 * (K + 8) + 1, dtype=torch.bfloat16)
+    for x in (room[:-1].view(9, K + 8)[:, :K], room[1 : 9 * K + 1].view(9, K)):
         driver.launched.clear()
-        assert kernel(x, None).shape == (2, N)
+        assert kernel(x, None).shape == (9, N)
         assert driver.launched
         assert driver.taken == []

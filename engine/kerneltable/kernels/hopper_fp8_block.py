@@ -1,4 +1,7 @@
-"""hopper_fp8_block: block-scaled W8A8 in CUDA for SM90 (TMA, wgmma); the input is quantized 1x128 at each call."""
+"""hopper_fp8_block: block-scaled W8A8 in CUDA for SM90 (TMA, wgmma); the input is quantized 1x128 at each call.
+
+A few rows are one launch, which quantizes them itself; more are two, as the stages `quantize` and `product` always are.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from kerneltable.ops import hopper_fp8_block as op
+from kerneltable.ops import hopper_fp8_fused as fused_op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_launch import TensorMap
 from kerneltable.ops.cuda_memory import give_back, take
 from kerneltable.ops.cuda_quantize import prepare, quantize_block_by_column, quantizer
-from kerneltable.ops.cuda_vectors import Launch
+from kerneltable.ops.cuda_vectors import Launch, readable, width_of
 from kerneltable.ops.hopper import ceil_div, map_of, output_of, settle
-from kerneltable.ops.hopper_fp8_choice import DEPTH, Stream, Tiled
+from kerneltable.ops.hopper_fp8_choice import DEPTH, Choice, Tiled
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.wide_bias import WideBias
 
@@ -36,6 +40,15 @@ class Call:
     product: op.Launch
     weight: TensorMap
     scratch: op.Scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """What calls with a few rows need: one launch, the map of the weight and its address."""
+
+    launch: fused_op.Launch
+    weight: TensorMap
+    maps: tuple[int]
 
 
 class Kernel:
@@ -67,7 +80,8 @@ class Kernel:
         self._empty = output_of(0, problem.n, problem.output, weight.device)
         self._blocks = ceil_div(problem.k, DEPTH)
         self._bias = WideBias()
-        self._calls: dict[int, Call] = {}
+        self._width = width_of(problem.input, DEPTH)
+        self._calls: dict[int, Call | Fused] = {}
         quantizer(problem.input, self.chip, weight.device.index or 0, problem.k)
         for m in ROWS if problem.m is None else (problem.m,):
             self._call(m)
@@ -75,12 +89,27 @@ class Kernel:
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
+        m, n, k = x.shape[0], self.problem.n, self.problem.k
+        call = self._calls.get(m) or self._call(m)
+        if not isinstance(call, Fused):
+            return self._by_stages(call, x, bias)
+        step = k
+        if not x.is_contiguous() or x.data_ptr() % 16:
+            x = readable(x, self._width)
+            step = x.stride(0)
+        added, launch = self._bias(bias), call.launch
+        out = self._empty.new_empty(m, n)
+        addresses = (x.data_ptr(), self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
+        launch.function(launch.grid, launch.block, (*addresses, m, n, k, step), call.maps)
+        return out
+
+    def _by_stages(self, call: Call, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The two stages of a call one after the other, with memory between them that is no tensor."""
         address = x.data_ptr()
         if address % 16 or not x.is_contiguous():
             return self.product(self.quantize(x), bias)
         added = self._bias(bias)
         m, n, k = x.shape[0], self.problem.n, self.problem.k
-        call = self._calls.get(m) or self._call(m)
         first, second, scratch = call.quantize, call.product, call.scratch
         out = self._empty.new_empty(m, n)
         memory = take(scratch.bytes, first.function)
@@ -94,16 +123,27 @@ class Kernel:
             give_back(memory)
         return out
 
-    def _call(self, m: int) -> Call:
+    def _call(self, m: int) -> Call | Fused:
         """What calls with m rows need, kept."""
+        if len(self._calls) >= MOST_ROWS:
+            self._calls.clear()
+        fused = self.choice is None and fused_op.serves(m, self.problem.n, self.problem.k, self.chip)
+        found = self._calls[m] = self._fused(m) if fused else self._staged(m)
+        return found
+
+    def _fused(self, m: int) -> Fused:
+        problem, index = self.problem, self.weight.device.index or 0
+        shape, dtypes = (m, problem.n, problem.k), (problem.input, problem.output)
+        launch = fused_op.prepare(*shape, *dtypes, self.chip, index)
+        weight = map_of(self.weight, "u8", launch.box)
+        return Fused(launch, weight, (weight.address,))
+
+    def _staged(self, m: int) -> Call:
         problem, index = self.problem, self.weight.device.index or 0
         launch = op.prepare(m, problem.n, problem.k, problem.output, self.chip, index, self.choice)
         first = prepare(m, problem.k, problem.input, self.chip, index)
         scratch = op.scratch(m, problem.k, launch)
-        if len(self._calls) >= MOST_ROWS:
-            self._calls.clear()
-        found = self._calls[m] = Call(first, launch, map_of(self.weight, "u8", launch.weight), scratch)
-        return found
+        return Call(first, launch, map_of(self.weight, "u8", launch.weight), scratch)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first stage: x [m, k] to codes [m, k] e4m3, scales [ceil(k / 128), m padded to 4] f32 and flags that one
@@ -115,7 +155,7 @@ class Kernel:
         self,
         quantized: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
         bias: torch.Tensor | None = None,
-        choice: Stream | Tiled | None = None,
+        choice: Choice | None = None,
     ) -> torch.Tensor:
         """The second stage: what `quantize` gave, times the weight; choice None: the layer's own."""
         codes, scales, flags = quantized

@@ -15,7 +15,7 @@ from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, POINTER, Function, TensorMap
 from kerneltable.ops.hopper import DTYPE_CODES, ceil_div, map_of, output_of, tensor_map
-from kerneltable.ops.hopper_fp8_choice import DEPTH, FIXED, Stream, Tiled, variant
+from kerneltable.ops.hopper_fp8_choice import DEPTH, FIXED, Choice, Parted, Stream, Tiled, tile_bytes, variant
 
 TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER)
 STREAM_TYPES = (*TYPES, INT32, INT32, INT32)
@@ -35,21 +35,21 @@ def fixed_instances(_products: Iterable[Product], _input: str, output: str) -> I
     yield instance_of(FIXED, output)
 
 
-def instance_of(choice: Stream | Tiled, output: str) -> Instance:
+def instance_of(choice: Choice, output: str) -> Instance:
     """The instance for an output dtype ("bf16", "f16", "f32")."""
+    numbers = {"COLUMNS": choice.columns, "STAGES": choice.stages, "OUT": DTYPE_CODES[output]}
     if isinstance(choice, Stream):
-        columns = choice.columns
-        shared = 1024 + max(choice.stages * choice.stage_bytes, columns * (64 + 4) * 4)
-        file, name = "cuda/hopper_fp8_block_stream.cu", "hopper_fp8_block_stream"
-        numbers = {"SPLIT": choice.split}
+        name, shared = "hopper_fp8_block_stream", choice.shared_bytes
+        numbers |= {"SPLIT": choice.split}
+    elif isinstance(choice, Parted):
+        name, shared = "hopper_fp8_block_parts", 1024 + choice.stages * tile_bytes(choice.columns)
+        numbers |= {"COMMON": choice.common, "SPLIT": choice.split}
     else:
-        shared = 1024 + choice.stages * ((128 + choice.columns) * DEPTH + 512) + 8 * 16 * 72 * 2
-        file, name = "cuda/hopper_fp8_block.cu", "hopper_fp8_block"
-        numbers = {"COMMON": choice.common, "GROUP": choice.group}
-    numbers |= {"COLUMNS": choice.columns, "STAGES": choice.stages, "OUT": DTYPE_CODES[output]}
+        name, shared = "hopper_fp8_block", 1024 + choice.stages * tile_bytes(choice.columns) + 8 * 16 * 72 * 2
+        numbers |= {"COMMON": choice.common, "GROUP": choice.group}
     defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers.items()))
-    types = STREAM_TYPES if isinstance(choice, Stream) else TILED_TYPES
-    return Instance(file, name, types, shared, defines, early=True)
+    types = TILED_TYPES if isinstance(choice, Tiled) else STREAM_TYPES
+    return Instance(f"cuda/{name}.cu", name, types, shared, defines, early=True)
 
 
 Box = tuple[int, int]
@@ -60,7 +60,7 @@ class Launch:
     """What is the same for every call with one number of rows: worked out once, looked up afterwards.
 
     weight, codes, scales   rows and columns of one copy of each
-    divided                 tiles that are divided along k; None: a streaming instance
+    divided                 tiles that are divided along k by workers that stay; None: no such instance
     part_bytes, flags       what blocks leave for each other: memory, and 32-bit words that are 0 before and after
     """
 
@@ -76,9 +76,7 @@ class Launch:
 
 
 @lru_cache(maxsize=65536)
-def prepare(
-    m: int, n: int, k: int, output: str, chip: CudaChip, device: int, choice: Stream | Tiled | None = None
-) -> Launch:
+def prepare(m: int, n: int, k: int, output: str, chip: CudaChip, device: int, choice: Choice | None = None) -> Launch:
     """The instance and the grid for a product of [m, k] with [n, k]; choice None lets `variant` choose."""
     choice = choice or variant(m, n, k, chip.multiprocessors)
     function = load(instance_of(choice, output), chip, device)
@@ -89,10 +87,12 @@ def prepare(
     codes, weight = (64, columns) if choice.common else (128, columns // 2)
     pair = (128, 2 * columns) if choice.common else (256, columns)
     tiles, most = ceil_div(m, pair[0]) * ceil_div(n, pair[1]), chip.multiprocessors // 2
+    boxes = ((weight, DEPTH), (codes, DEPTH), (1, 128))
+    if isinstance(choice, Parted):
+        return Launch(function, (2 * choice.split * tiles, 1, 1), (384, 1, 1), *boxes)
     divided = tiles % most if choice.divide else 0
     blocks = 2 * (most if divided else min(most, tiles))
     parts, flags = (blocks * 128 * columns * 4, WARPGROUPS * blocks) if divided else (0, 0)
-    boxes = ((weight, DEPTH), (codes, DEPTH), (1, 128))
     return Launch(function, (blocks, 1, 1), (384, 1, 1), *boxes, divided, parts, flags)
 
 
@@ -103,7 +103,7 @@ def most_flags(chip: CudaChip) -> int:
 
 def product(
     codes: torch.Tensor, scales: torch.Tensor, flags: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor,
-    bias: torch.Tensor | None, output: str, chip: CudaChip, *, choice: Stream | Tiled | None = None,
+    bias: torch.Tensor | None, output: str, chip: CudaChip, *, choice: Choice | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """codes times weight transposed, scaled, plus bias, rounded once.
 

@@ -1,20 +1,20 @@
 """Which instance of the Hopper FP8 sources serves a product.
 
-The rules follow from sweeps over fourteen weights of DeepSeek-V3, Qwen3-8B and 32B and Llama-3-70B at 1 to 4096 rows
-on an H200 (132 multiprocessors, 2026-11-21). Times in them are counted in blocks: the 128 x 128 x 128 products that a
-multiprocessor does one after the other, 0.4 us each.
+The rules follow from sweeps over the weights of DeepSeek-V3, Qwen3-8B and 32B and Llama-3-70B at 1 to 4096 rows on an
+H200 (132 multiprocessors, 2026-11-21). Up to FEW_ROWS the weight is streamed; up to SOME_ROWS the tile, and whether k
+is divided, follow from a model of the time; beyond, from how evenly tiles fill the chip.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 DEPTH = 128
-FEW_ROWS, SOME_ROWS = 64, 128
-"""Up to FEW_ROWS the weight is streamed; up to SOME_ROWS it is if it is neither long nor wide."""
-
-LONG_K, WIDE_N = 16384, 8192
+FEW_ROWS, SOME_ROWS = 64, 256
 ROOM = 227 * 1024
 """Shared memory that the blocks of a multiprocessor had in the sweeps. Whether an instance fits a chip is checked when
 it is compiled, against the table."""
@@ -28,28 +28,55 @@ PACKED, PACKED_THREES = 0.86, 0.92
 """Large clusters all find room at once if they fill no more than this share of it: of more than three blocks, and of
 three where four blocks or more share a multiprocessor."""
 
+MANY_PARTS, LONG_PART = 0.02, 10
+"""What a further part of k is worth, as a share of the chip that is filled, while parts have so many blocks of k."""
+
+NARROW_COLUMNS = (64, 80, 96, 128)
+COLUMNS = (*NARROW_COLUMNS, 144, 160)
+"""Of the tiles of hopper_fp8_block_parts.cu in up to four parts of k, and in up to two; wider ones would have weight
+scales of three blocks."""
+
+FITTING = MappingProxyType({1: 1.0, 2: 0.88, 3: 0.775, 4: 0.85})
+"""Pairs of blocks that divide k -> share of the multiprocessors that clusters of them fill at most, all at once."""
+
+START, WAVE = 2.8, 0.3
+EXCHANGE = MappingProxyType({1: 0.0, 2: 0.8, 3: 1.1, 4: 1.4})
+DIVIDED = 5.5
+UNIT, WIDE_UNIT = 0.35, 0.41
+MEMORY, CACHE = 4.41e6, 7.8e6
+"""The model, in microseconds: a launch and its end, a further tile of a block; adding parts in a cluster, by their
+number; dividing tiles of 128 columns among clusters; 128 of k of 128 x 128, and of as many of more than 128 columns,
+whose sums are not added while products run; bytes per microsecond from memory, and from the L2 cache to all
+multiprocessors. For 20 products at 128 and 256 rows its choice took 0.5 % longer than the fastest of eleven instances
+that were timed, 4 % at most."""
+
 DIVIDING = 20
-"""Blocks that dividing tiles along k costs: partial sums are written, waited for and read."""
+"""For many rows: blocks (products of 128 x 128 x 128) that dividing tiles along k costs."""
 
 MOST_PARTS = 4
 """Into which a tile is divided, unless there are few tiles: one block adds them all, one after the other. Of 68 tiles
 for 66 pairs two would be left, in 33 parts each: 67 us where others take 32 (2112 x 7168, 1024 rows)."""
 
 WIDE_TILE = 1.05
-"""How much longer a column of a tile of 192 takes than one of 128: its sums are not added while products run."""
+"""For many rows: how much longer a column of a tile of 192 takes than one of 128."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """An instance of hopper_fp8_block_stream.cu: its compile-time numbers."""
+    """An instance of hopper_fp8_block_stream.cu: its compile-time numbers.
+
+    columns   rows of the input that a block takes
+    split     blocks, a cluster, that take a part of k each
+    """
 
     columns: int
     stages: int
     split: int
 
     @property
-    def stage_bytes(self) -> int:
-        return stage_bytes(self.columns)
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory: the stages, or the partial sums that take their place."""
+        return 1024 + max(self.stages * stage_bytes(self.columns), self.columns * (64 + 4) * 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +91,25 @@ class Tiled:
     divide: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """An instance of hopper_fp8_block_parts.cu: its compile-time numbers; common as in Tiled."""
+
+    columns: int
+    common: int
+    stages: int
+    split: int
+
+
+Choice = Stream | Tiled | Parted
+
 FIXED = Tiled(128, 1, 6, 8)
 """For every m alike: whole tiles, each row of which is summed in the order of k, whatever else is in the tile."""
+
+
+def tile_bytes(columns: int) -> int:
+    """Shared memory of a block of k in the tiled kernels: 128 rows of the input with their scales, and the weight."""
+    return (128 + columns) * DEPTH + 512
 
 
 def stage_bytes(columns: int) -> int:
@@ -74,11 +118,13 @@ def stage_bytes(columns: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def variant(m: int, n: int, k: int, multiprocessors: int) -> Stream | Tiled:
+def variant(m: int, n: int, k: int, multiprocessors: int) -> Choice:
     """The instance for a product of [m, k] with [n, k]."""
     blocks = -(-k // DEPTH)
-    if m <= FEW_ROWS or (m <= SOME_ROWS and n <= WIDE_N and k < LONG_K):
-        return _stream(next(c for c in (8, 16, 32, 64, 128) if c >= m), -(-n // 64), blocks, multiprocessors)
+    if m <= FEW_ROWS:
+        return _stream(next(c for c in (8, 16, 32, 64) if c >= m), -(-n // 64), blocks, multiprocessors)
+    if m <= SOME_ROWS:
+        return min(_timed(m, n, k, multiprocessors), key=lambda one: one[0])[1]
     return _tiled(m, n, blocks, multiprocessors // 2)
 
 
@@ -96,27 +142,61 @@ def _stream(columns: int, tiles: int, blocks: int, multiprocessors: int) -> Stre
     for split in range(1, MOST_SPLIT + 1):
         if split > 1 and split * 4 > blocks:
             break
-        each = max(-(-tiles * split // multiprocessors), 2 if columns == 128 else 1)
+        each = -(-tiles * split // multiprocessors)
         stages = (ROOM // each - RESERVED) // stage_bytes(columns)
         share = tiles * split / (each * multiprocessors)
         if split > 2 and share > (PACKED_THREES if split == 3 and each > 3 else PACKED):
             continue
-        score = min(share, PACKED) + (0.01 * split if columns == 8 else 0.0)
+        more = 0.01 if columns == 8 else MANY_PARTS if blocks >= LONG_PART * split else 0.0
+        score = min(share, PACKED) + more * split
         if stages >= fewest and score > best:
             best, choice = score, Stream(columns, min(stages, MOST_STAGES), split)
     return choice
 
 
+def _timed(m: int, n: int, k: int, multiprocessors: int) -> Iterator[tuple[float, Choice]]:
+    """Each instance for some rows, with the microseconds that the model gives it."""
+    common, rows = (1, 128) if m <= SOME_ROWS // 2 else (0, 256)
+    blocks, pairs, high = -(-k // DEPTH), multiprocessors // 2, -(-m // rows)
+
+    def time(columns: int, each: float, taking: float) -> float:
+        """Of blocks that multiply `each` blocks of k one after the other; `taking` do so, all blocks together."""
+        unit = (UNIT if columns <= 128 else WIDE_UNIT) * columns / 128
+        fetched = columns * DEPTH + 64 * DEPTH if common else columns * DEPTH // 2 + 128 * DEPTH
+        bounds = each * unit, (n * k + 2 * m * n) / MEMORY, taking * fetched / CACHE
+        return START + math.sqrt(math.sqrt(sum(bound**4 for bound in bounds)))
+
+    for split in EXCHANGE if blocks >= 12 else ():
+        for columns in COLUMNS if split <= 2 else NARROW_COLUMNS:
+            tiles = high * -(-n // (columns * (1 + common)))
+            if 2 * split * tiles <= FITTING[split] * multiprocessors:
+                taken = time(columns, blocks / split, 2 * tiles * blocks) + EXCHANGE[split]
+                yield taken, Parted(columns, common, _stages(columns), split)
+    for columns, stages in ((128, 6), (192, 5)):
+        tiles = high * -(-n // (columns * (1 + common)))
+        waves = -(-tiles // pairs)
+        whole = time(columns, waves * blocks, 2 * tiles * blocks) + (waves - 1) * WAVE
+        yield whole, Tiled(columns, common, stages, 8)
+        if may_divide(tiles, pairs):
+            divided = time(columns, tiles * blocks / pairs, 2 * tiles * blocks) + DIVIDED * columns / 128
+            yield divided, Tiled(columns, common, stages, 8, divide=True)
+
+
+def _stages(columns: int) -> int:
+    """As many as a multiprocessor has room for; an even number where two products are under way."""
+    most = min(8, (ROOM - RESERVED) // tile_bytes(columns))
+    return most - most % 2 if columns <= 128 else most
+
+
 def _tiled(m: int, n: int, blocks: int, pairs: int) -> Tiled:
     """The tile whose waves over the chip take least time, whole or with the last wave divided along k."""
-    common, rows = (1, 128) if m <= SOME_ROWS else (0, 256)
-    best, choice = float("inf"), Tiled(128, common, 6, 8)
+    best, choice = float("inf"), Tiled(128, 0, 6, 8)
     for columns, stages in ((128, 6), (192, 5)):
-        tiles = -(-m // rows) * -(-n // (columns * (1 + common)))
+        tiles = -(-m // 256) * -(-n // columns)
         block = blocks * columns / 128 * (1.0 if columns == 128 else WIDE_TILE)
         whole, divided = -(-tiles // pairs) * block, float("inf")
         if may_divide(tiles, pairs):
             divided = tiles / pairs * block + DIVIDING
         if min(whole, divided) < best:
-            best, choice = min(whole, divided), Tiled(columns, common, stages, 8, divided < whole)
+            best, choice = min(whole, divided), Tiled(columns, 0, stages, 8, divided < whole)
     return choice

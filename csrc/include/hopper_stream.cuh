@@ -1,0 +1,165 @@
+// What the streaming FP8 products for SM90 share: a tile of 64 rows of the weight times KT_COLUMNS rows of the input over
+// a part of k, its sums, and adding the parts of the blocks of a cluster.
+//
+// The weight's rows are the rows of the matrix instruction and the input's rows its columns, so a tile wastes nothing
+// when m is small. The KT_SPLIT blocks of a cluster take a part of k each; the parts are added through distributed
+// shared memory in rank order, so the result is the same every time.
+//
+// Compile-time: KT_COLUMNS (8, 16, 32, 64), KT_STAGES, KT_SPLIT (at most 8), KT_OUT.
+#pragma once
+
+#include "hopper.cuh"
+#include "store.cuh"
+
+constexpr int kRows = 64, kDepth = 128, kConsumers = 128;
+constexpr int kColumns = KT_COLUMNS, kStages = KT_STAGES, kSplit = KT_SPLIT, kSums = kColumns / 2;
+constexpr int kWeightBytes = kRows * kDepth, kInputBytes = kColumns * kDepth;
+constexpr int kScaleBytes = kColumns * 4, kScaleSlot = (kScaleBytes + 127) / 128 * 128;
+constexpr int kPitch = kRows + 4;  // floats of one column of partial sums: 16-byte aligned, spread over the banks
+constexpr int kResident = 3;       // blocks that a multiprocessor always has registers for
+
+struct Pipeline {
+  uint32_t weight, input, scale;  // shared addresses of stage 0
+  uint32_t full, empty;           // barriers of stage 0
+};
+
+// Where a block stands: its tile, and its part of k.
+struct Place {
+  int row, column, part;
+};
+
+// What a warpgroup needs to multiply a block of k, and to add it to its sums with its scales.
+struct Consumer {
+  uint32_t full, empty;    // barriers of slot 0
+  uint32_t weight, input;  // words of the tiles of slot 0
+  const char* scales;
+  const float* weight_scale;
+  int lane;
+  int slot, phase;  // of the block that is started next
+  int done;         // slot of the block that is added next
+
+  __device__ __forceinline__ void start(float (&part)[kSums]) {
+    barrier_wait(full + slot * 8, phase);
+    multiply_tiles(part, weight + slot * (kWeightBytes >> 4), input + slot * (kInputBytes >> 4));
+    if (++slot == kStages) slot = 0, phase ^= 1;
+  }
+
+  // kPending products were started after this one, of block i.
+  template <int kPending>
+  __device__ __forceinline__ void add(int i, float (&part)[kSums], float (&sum)[kSums]) {
+    const float of_weight = __ldg(weight_scale + i);
+    wgmma_wait<kPending>();
+    const float2* of_column = reinterpret_cast<const float2*>(scales + done * kScaleSlot) + lane % 4;
+#pragma unroll
+    for (int j = 0; j < kSums; ++j) pin(part[j]);
+#pragma unroll
+    for (int j = 0; j < kColumns / 8; ++j) {
+      const float2 of_input = of_column[4 * j];
+      const float left = of_input.x * of_weight, right = of_input.y * of_weight;
+      sum[4 * j + 0] = fmaf(part[4 * j + 0], left, sum[4 * j + 0]);
+      sum[4 * j + 1] = fmaf(part[4 * j + 1], right, sum[4 * j + 1]);
+      sum[4 * j + 2] = fmaf(part[4 * j + 2], left, sum[4 * j + 2]);
+      sum[4 * j + 3] = fmaf(part[4 * j + 3], right, sum[4 * j + 3]);
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(empty + done * 8);
+    if (++done == kStages) done = 0;
+  }
+};
+
+// Two blocks a turn: the products of one run while those of the other are added.
+__device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[kSums]) {
+  float even[kSums], odd[kSums];
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
+  if (count % 2 == 1) {
+    self.start(odd);
+    self.add<0>(0, odd, sum);
+  }
+  if (count == 1) return;
+  self.start(even);
+  for (int i = count % 2;; i += 2) {
+    self.start(odd);
+    self.add<1>(i, even, sum);
+    self.add<0>(i + 1, odd, sum);
+    if (i + 2 >= count) return;
+    self.start(even);
+  }
+}
+
+// Partial sums to shared memory, column by column, so that neighbours along n are neighbours in memory.
+__device__ void spill(float* sums, const float (&sum)[kSums]) {
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+    float* column = sums + (8 * j + 2 * (lane % 4)) * kPitch + row;
+    column[0] = sum[4 * j + 0];
+    column[kPitch] = sum[4 * j + 1];
+    column[8] = sum[4 * j + 2];
+    column[kPitch + 8] = sum[4 * j + 3];
+  }
+}
+
+// Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it.
+__device__ void reduce(const float* sums, const float* bias, Out* out, int m, int n, const Place& here) {
+  for (int v = here.part * kConsumers + threadIdx.x; v < kColumns * kRows / 4; v += kSplit * kConsumers) {
+    const int column = v / (kRows / 4), row = v % (kRows / 4) * 4;
+    if (here.column + column >= m || here.row + row >= n) continue;
+    const float* own = sums + column * kPitch + row;
+    float4 total = *reinterpret_cast<const float4*>(own);
+    if (kSplit > 1) {
+      total = load_remote(shared_address(own), 0);
+      for (int part = 1; part < kSplit; ++part) {
+        const float4 more = load_remote(shared_address(own), part);
+        total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
+      }
+    }
+    if (bias != nullptr) {
+      const float* b = bias + here.row + row;
+      total.x += b[0], total.y += b[1], total.z += b[2], total.w += b[3];
+    }
+    store_four(out + static_cast<int64_t>(here.column + column) * n + here.row + row, total);
+  }
+}
+
+// Shared memory of a block: `tiles` begins the stages at a multiple of 1024 bytes, then the scales of all stages.
+struct Memory {
+  char *tiles, *scales;
+  Pipeline at;
+
+  __device__ __forceinline__ Memory(char* raw, uint64_t* barriers) {
+    const uint32_t misfit = shared_address(raw) % 1024;
+    tiles = raw + (misfit == 0 ? 0 : 1024 - misfit);
+    scales = tiles + kStages * (kWeightBytes + kInputBytes);
+    at = {shared_address(tiles), shared_address(tiles) + kStages * kWeightBytes, shared_address(scales),
+          shared_address(barriers), shared_address(barriers + kStages)};
+  }
+};
+
+__device__ __forceinline__ Place place_of_block() {
+  return {static_cast<int>(blockIdx.x / kSplit) * kRows, static_cast<int>(blockIdx.y) * kColumns,
+          static_cast<int>(blockIdx.x % kSplit)};
+}
+
+// What the threads below kConsumers do: all products of the block, to its partial sums in shared memory.
+__device__ void multiply(const Memory& memory, const float* weight_scale, const Place& here, int n, int k_blocks, int first,
+                         int count) {
+  const int lane = threadIdx.x % 32, block = min(here.row / 128, (n + 127) / 128 - 1);
+  const float* of_block = weight_scale + static_cast<int64_t>(block) * k_blocks + first;
+  Consumer self = {uniform(memory.at.full), uniform(memory.at.empty),
+                   uniform(tile_word(memory.at.weight)), uniform(tile_word(memory.at.input)), memory.scales, of_block, lane,
+                   0, 0, 0};
+  float sum[kSums];
+  consume(self, count, sum);
+  asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
+  spill(reinterpret_cast<float*>(memory.tiles), sum);
+}
+
+// After the partial sums of the block are there: all threads add those of the cluster and store.
+__device__ __forceinline__ void finish(const Memory& memory, const float* bias, Out* out, int m, int n,
+                                       const Place& here) {
+  __syncthreads();
+  if (kSplit > 1) cluster_sync();
+  if (threadIdx.x < kConsumers) reduce(reinterpret_cast<float*>(memory.tiles), bias, out, m, n, here);
+  if (kSplit > 1) cluster_leave();  // not while others read its sums
+}
