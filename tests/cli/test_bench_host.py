@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from kerneltable.cli import main
-from kerneltable.cli.bench_host import text_lines
+from kerneltable.cli.bench_host import csv_lines, text_lines
 from kerneltable.kernels import cpu_fp8
 from kerneltable.run.timing import host_time
 from kerneltable.run.timing.clock import Spread
 from kerneltable.run.timing.host_time import LINEAR, HostTime, host_spread, ratio
 
 SMALL = ["bench", "fp8_block_w8a8", "--shapes", "256x256", "--m", "1,3", "--host", "--kernel", "cpu_fp8"]
+HEAD = {"scheme": "s", "device": "d", "torch": "2"}
 
 
 def timing(kernel, m, us, **more):
@@ -66,7 +67,7 @@ def test_csv_has_a_line_for_each_timing(capsys):
 
 def test_the_text_shows_each_time_relative_to_the_unquantized_layer():
     timings = [timing(LINEAR, 1, 10.0), timing("a", 1, 12.5, chosen=True), timing("b", 1, None, fault="no")]
-    lines = text_lines(timings, {"scheme": "s", "device": "d", "torch": "2"})
+    lines = list(text_lines(timings, (1,), HEAD))
     assert any(line.split() == ["a", "12.5", "(1.25)*"] for line in lines)
     assert any(line.split() == ["b", "-"] for line in lines)
     assert lines[-1] == "left out: b: no"
@@ -82,3 +83,30 @@ def test_a_spread_counts_calls_and_not_loops():
     found = host_spread(lambda: calls.append(1), torch.device("cpu"))
     assert len(calls) == host_time.WARM_UP + host_time.FEWEST * 2
     assert found.low <= found.median <= found.high
+
+
+@pytest.mark.parametrize("lines", [lambda timings: text_lines(timings, (1, 3), HEAD), csv_lines])
+def test_a_line_is_there_before_the_next_kernel_is_timed(lines):
+    timed = []
+
+    def timings():
+        for kernel in (LINEAR, "a", "b"):
+            for m in (1, 3):
+                timed.append(kernel)
+                yield timing(kernel, m, 10.0)
+
+    told = [(line.split(",")[0].split(), set(timed)) for line in lines(timings())]
+    before = {words[0]: done for words, done in told if words and words[0] in (LINEAR, "a", "b")}
+    assert before == {LINEAR: {LINEAR}, "a": {LINEAR, "a"}, "b": {LINEAR, "a", "b"}}
+
+
+def test_rows_asked_for_twice_are_timed_once(capsys):
+    assert main([*SMALL, "--m", "3,1,3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[-2:] == ["m=3", "m=1"]
+    assert [line.split()[0] for line in lines[3:5]] == [LINEAR, "cpu_fp8"]
+
+
+def test_without_shapes_one_small_weight_is_timed(capsys):
+    assert main(["bench", "fp8_block_w8a8", "--host", "--kernel", "cpu_fp8", "--m", "1", "--format", "json"]) == 0
+    assert {(one["n"], one["k"]) for one in json.loads(capsys.readouterr().out)["host"]} == {(1024, 1024)}

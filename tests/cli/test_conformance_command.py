@@ -6,8 +6,10 @@ import json
 
 import pytest
 
-from kerneltable.cli import main
+from kerneltable.cli import conformance, main
 from kerneltable.kernels import reference, registry
+from kerneltable.model import Problem
+from kerneltable.run.checks.conformance_cases import Case, Conformance
 
 SMALL = ["--shapes", "6", "--max-elements", "65536"]
 
@@ -39,3 +41,39 @@ def test_a_wrong_kernel_exits_1_and_is_named(
 def test_an_unknown_kernel_exits_2_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conformance", "--kernel", "referense"]) == 2
     assert "reference" in capsys.readouterr().err
+
+
+def test_large_cases_alone_are_all_listed_with_their_sizes_and_errors(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    details = {"weight_granularity": "block", "weight_block": (128, 128), "weight_scale": "f32"}
+    sizes = ((70_000, 32_768, 512), (16, 300_032, 8_192))
+    problems = [Problem("fp8_block_w8a8", m=m, n=n, k=k, **details) for m, n, k in sizes]  # type: ignore[arg-type]
+    cases = [
+        Case(problems[0], 0.25, (), large=True),
+        Case(problems[1], float("inf"), ("raised RuntimeError: no",), large=True),
+    ]
+    monkeypatch.setattr(conformance, "_large", lambda *given: [lambda case=case: case for case in cases])
+    assert main(["conformance", "--kernel", "reference", "--large", "only", "--format", "json"]) == 1
+    (kernel,) = json.loads(capsys.readouterr().out)["kernels"]
+    assert (kernel["kernel"], kernel["cases"], kernel["sound"]) == ("reference", 2, False)
+    assert [case["error_over_bound"] for case in kernel["large"]] == [0.25, None]
+    for case, (m, n, k) in zip(kernel["large"], sizes, strict=True):
+        assert case["problem"].startswith(f"fp8_block_w8a8 m={m} n={n} k={k} bf16->bf16")
+    assert [fault["problem"] for fault in kernel["faults"]] == [kernel["large"][1]["problem"]]
+
+
+def test_text_says_of_each_kernel_before_the_next_one_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def measure(args, table, name, device):  # type: ignore[no-untyped-def]
+        told.append(capsys.readouterr().out)
+        return Conformance(name)
+
+    monkeypatch.setattr(conformance, "_measure_kernel", measure)
+    assert main(["conformance", "--kernel", "reference", "--kernel", "cpu_fp8", "--large", "only"]) == 0
+    assert told[0].startswith("device: cpu")
+    assert told[1].startswith("reference ")
+    assert capsys.readouterr().out.startswith("cpu_fp8 ")

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from kerneltable.cli.options import Subparsers
     from kerneltable.run.timing.bench import Bench, Timing
 
-HOST_ROWS = (1, 64)
+MODEL_SHAPES = "deepseek-v3"
+HOST_ROWS, HOST_SHAPES = (1, 64), "1024x1024"
+"""What a call costs the processor does not depend on the size of the weight: a small one, done at once."""
+
 TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
 
 
@@ -29,8 +32,9 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument("scheme", metavar="SCHEME", help="a scheme of the table, e.g. fp8_block_w8a8")
     parser.add_argument(
-        "--shapes", default="deepseek-v3", metavar="LIST",
-        help="models (deepseek-v3, qwen3-32b, llama-3-70b, all) or NxK, separated by commas (default deepseek-v3)",
+        "--shapes", metavar="LIST",
+        help="models (deepseek-v3, qwen3-32b, llama-3-70b, all) or NxK, separated by commas "
+        f"(default {MODEL_SHAPES}; with --host {HOST_SHAPES})",
     )  # fmt: skip
     parser.add_argument(
         "--m", metavar="LIST", help="rows, separated by commas (default 1,8,16,...,8192; on a CPU to 256)"
@@ -88,7 +92,7 @@ def measure(args: Namespace) -> dict[str, Any]:
 
     bench = bench_of(args)
     table, device, problem, where = bench.table, bench.device, bench.problem, bench.where
-    sizes = parse_shapes(args.shapes)
+    sizes = parse_shapes(args.shapes or MODEL_SHAPES)
     rows = parse_rows(args.m) if args.m else ROWS if where.type == "cuda" else ROWS[:7]
     timings: list[Timing] = []
     others: dict[str, str] = {}
@@ -144,7 +148,7 @@ def host(args: Namespace) -> int:
     sizes = [
         (n, k, kernels_of(bench.table, bench.device, Problem(**{**vars_of(bench.problem), "n": n, "k": k}),
                           tuple(args.kernel)))
-        for n, k in parse_shapes(args.shapes)
+        for n, k in parse_shapes(args.shapes or HOST_SHAPES)
     ]  # fmt: skip
     rows = parse_rows(args.m) if args.m else HOST_ROWS
     return bench_host.run(bench, sizes, rows, args.format, _show_progress)

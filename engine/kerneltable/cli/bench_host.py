@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.output import print_json, print_lines
+from kerneltable.cli.output import print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from kerneltable.run.timing.bench import Bench
     from kerneltable.run.timing.host_time import HostTime
@@ -18,7 +18,7 @@ Sized = list[tuple[int, int, list[str]]]
 
 
 def run(bench: Bench, sizes: Sized, rows: tuple[int, ...], format: str, seen: Callable[[str], None]) -> int:
-    """0 when every kernel that takes a size was timed, else 1.
+    """0 when every kernel that takes a size was timed, else 1. Lines are printed as they come, JSON at the end.
 
     sizes   n, k and the kernels to time there
     """
@@ -26,16 +26,24 @@ def run(bench: Bench, sizes: Sized, rows: tuple[int, ...], format: str, seen: Ca
 
     from kerneltable.run.timing.host_time import host_times
 
-    timings = [timing for n, k, names in sizes for timing in host_times(bench, n, k, rows, names, seen)]
-    seen("")
+    timings: list[HostTime] = []
+
+    def measured() -> Iterator[HostTime]:
+        for n, k, names in sizes:
+            for timing in host_times(bench, n, k, rows, names, seen):
+                timings.append(timing)
+                yield timing
+
     head = {"scheme": bench.problem.scheme, "input": bench.problem.input, "torch": torch.__version__}
     head["device"] = bench.device.name or bench.device.platform
     if format == "json":
-        print_json({"format": 1, **head, "host": [as_json(one, timings) for one in timings]})
-    elif format == "csv":
-        print_lines(csv_lines(timings))
+        found = list(measured())
+        seen("")
+        print_json({"format": 1, **head, "host": [as_json(one, found) for one in found]})
     else:
-        print_lines(text_lines(timings, head))
+        for line in csv_lines(measured()) if format == "csv" else text_lines(measured(), rows, head):
+            seen("")
+            print(line, flush=True)
     return int(any(one.broken for one in timings))
 
 
@@ -51,35 +59,43 @@ def as_json(timing: HostTime, timings: list[HostTime]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def csv_lines(timings: list[HostTime]) -> list[str]:
-    """A header and a line a timing."""
-    lines = ["kernel,n,k,m,host_us,host_p10,host_p90,of_linear,chosen,fault"]
-    for row in (as_json(timing, timings) for timing in timings):
+def csv_lines(timings: Iterable[HostTime]) -> Iterator[str]:
+    """A header, and a line a timing as soon as that is there."""
+    yield "kernel,n,k,m,host_us,host_p10,host_p90,of_linear,chosen,fault"
+    seen: list[HostTime] = []
+    for timing in timings:
+        seen.append(timing)
+        row = as_json(timing, seen)
         spread = row["host_us"] or {}
         values = [
             *(row[key] for key in ("kernel", "n", "k", "m")), *(spread.get(key) for key in ("median", "p10", "p90")),
             row["of_linear"], row["chosen"], str(row["fault"]).replace(",", ";").replace("\n", " "),
         ]  # fmt: skip
-        lines.append(",".join("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in values))
-    return lines
+        yield ",".join("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in values)
 
 
-def text_lines(timings: list[HostTime], head: dict[str, Any]) -> list[str]:
-    """A table for each size: a kernel a line, m across; what the table chooses carries a star."""
+def text_lines(timings: Iterable[HostTime], rows: tuple[int, ...], head: dict[str, Any]) -> Iterator[str]:
+    """A table for each size: a kernel a line, as soon as its last m is timed; the table's choices carry a star.
+
+    timings   by size, then by kernel, nn.Linear first; each kernel at all rows
+    """
     from kerneltable.run.timing.host_time import ratio
 
-    lines = [f"{head['scheme']} on {head['device']}, torch {head['torch']}; eager calls in inference mode"]
-    for n, k in dict.fromkeys((t.n, t.k) for t in timings):
-        mine = [t for t in timings if (t.n, t.k) == (n, k)]
-        rows = list(dict.fromkeys(t.m for t in mine))
-        title = f"{n} x {k}, host microseconds a call"
-        lines += ["", f"{title:<{NAME + 2}}" + "".join(f"{f'm={m}':>16}" for m in rows)]
-        for name in dict.fromkeys(t.kernel for t in mine):
-            cells = [_cell(t, ratio(t, mine)) for t in mine if t.kernel == name]
-            lines.append(f"  {name:<{NAME}}" + "".join(f"{cell:>16}" for cell in cells))
-    lines += ["", "in brackets: relative to nn.Linear; * what the table chooses for this m"]
-    faults = dict.fromkeys(f"{t.kernel}: {t.fault}" for t in timings if t.fault)
-    return lines + [f"left out: {reason}" for reason in faults]
+    columns = tuple(dict.fromkeys(rows))
+    yield f"{head['scheme']} on {head['device']}, torch {head['torch']}; eager calls in inference mode"
+    seen: list[HostTime] = []
+    for timing in timings:
+        if not seen or (seen[-1].n, seen[-1].k) != (timing.n, timing.k):
+            yield ""
+            title = f"{timing.n} x {timing.k}, host microseconds a call"
+            yield f"{title:<{NAME + 2}}" + "".join(f"{f'm={m}':>16}" for m in columns)
+        seen.append(timing)
+        if timing.m == columns[-1]:
+            cells = [_cell(one, ratio(one, seen)) for one in seen[-len(columns) :]]
+            yield f"  {timing.kernel:<{NAME}}" + "".join(f"{cell:>16}" for cell in cells)
+    yield ""
+    yield "in brackets: relative to nn.Linear; * what the table chooses for this m"
+    yield from dict.fromkeys(f"left out: {one.kernel}: {one.fault}" for one in seen if one.fault)
 
 
 def _cell(timing: HostTime, relative: float) -> str:

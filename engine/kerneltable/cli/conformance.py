@@ -60,14 +60,22 @@ def add(subparsers: Subparsers) -> None:
 
 def run(args: Namespace) -> int:
     """0 when every kernel that fits is right everywhere and every row refuses what lies outside it, else 1."""
+    from kerneltable.run.probe import current_device
+
     table = table_of(args)
-    device, found = _measure(args, table)
+    names = _names(args, table)
+    device = current_device(table)
+    place = f"{device.platform} {device.architecture or 'unknown'} {device.name}".strip()
+    if args.format == "text":
+        print(f"device: {place}", flush=True)
+    found = []
+    for name in names:
+        found.append(_measure_kernel(args, table, name, device))
+        _show_progress("")
+        if args.format == "text":  # at once: a run that is ended early has said what it found until then
+            print("\n".join(as_text(found[-1])), flush=True)
     if args.format == "json":
-        print_json({"format": 1, "device": device, "kernels": [as_json(one) for one in found]})
-    else:
-        print(f"device: {device}")
-        for one in found:
-            print("\n".join(as_text(one)))
+        print_json({"format": 1, "device": place, "kernels": [as_json(one) for one in found]})
     return 0 if all(one.sound for one in found) else 1
 
 
@@ -126,19 +134,15 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _measure(args: Namespace, table: Table) -> tuple[str, list[Conformance]]:
+def _names(args: Namespace, table: Table) -> list[str]:
+    """The kernels that were asked for, else all; ProblemError for one that the table does not have."""
     from kerneltable.errors import ProblemError
     from kerneltable.names import hint
-    from kerneltable.run.probe import current_device
 
-    device = current_device(table)
-    found = []
-    for name in args.kernel or table.kernels:
+    for name in args.kernel or ():
         if name not in table.kernels:
             raise ProblemError(f"there is no kernel {name[:80]!r}; {hint(name, table.kernels)}")
-        found.append(_measure_kernel(args, table, name, device))
-    _show_progress("")
-    return f"{device.platform} {device.architecture or 'unknown'} {device.name}".strip(), found
+    return list(args.kernel or table.kernels)
 
 
 def _measure_kernel(args: Namespace, table: Table, name: str, device: Device) -> Conformance:
