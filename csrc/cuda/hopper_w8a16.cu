@@ -20,6 +20,7 @@ constexpr int kTileBytes = 64 * kDepth + (KT_SCALES == 2 ? 64 * kDepth / 32 : 0)
 constexpr int kWeightBytes = kGroups * kTileBytes, kInputBytes = kColumns * kDepth * 2;
 constexpr bool kMoveRegisters = kGroups == 2 && kColumns >= 128;  // from a producing warpgroup to the consuming ones
 constexpr int kThreads = kConsumers + (kMoveRegisters ? 128 : 32);
+constexpr bool kAhead = kColumns >= 128;  // the next block is widened while one is multiplied
 constexpr int kPitch = kRows + 4;  // floats of one column of partial sums: 16-byte aligned, spread over the banks
 
 struct Pipeline {
@@ -70,19 +71,19 @@ __device__ void produce(const Pipeline& at, const char* weight, const TensorMap*
 
 // What one warpgroup needs to widen and multiply a block of k.
 struct Consumer {
-  Pipeline at;
-  const char* weights;        // stage 0, this thread's part of this group's tile
+  uint32_t full, empty;       // barriers of slot 0
+  uint32_t input;             // word of the input tile of slot 0
+  const char* weights;        // slot 0, this thread's part of this group's tile
+  const char* powers;         // KT_SCALES 2: slot 0, this thread's exponents
   const float* weight_scale;  // KT_SCALES 1: of these 128 rows, along k
   int lane;
-  int slot, phase;            // of the block that is widened next
-  int done;                   // slot of the block that is given back next
 
   // The codes of a block as fragments of 8 instructions, 4 registers each.
-  __device__ __forceinline__ void widen(uint32_t (&fragments)[32]) {
-    barrier_wait(at.full + slot * 8, phase);
+  __device__ __forceinline__ void widen(int slot, int phase, uint32_t (&fragments)[32]) const {
+    barrier_wait(full + slot * 8, phase);
     const char* from = weights + slot * kWeightBytes;
 #if KT_SCALES == 2
-    const uint2 exponents = *reinterpret_cast<const uint2*>(weights_scales + slot * kWeightBytes);
+    const uint2 exponents = *reinterpret_cast<const uint2*>(powers + slot * kWeightBytes);
 #endif
 #pragma unroll
     for (int quarter = 0; quarter < 4; ++quarter) {
@@ -101,52 +102,44 @@ struct Consumer {
     }
   }
 
+  // A descriptor's word that is a warp's constant lets products follow each other at once.
   template <int kContinue>
-  __device__ __forceinline__ void issue(const uint32_t (&fragments)[32], float (&part)[kColumns / 2]) {
-    const uint64_t x = tile_descriptor(at.input + slot * kInputBytes);
+  __device__ __forceinline__ void issue(int slot, const uint32_t (&fragments)[32], float (&part)[kColumns / 2]) const {
+    const uint64_t x = descriptor_of(input + slot * (kInputBytes >> 4));
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 8; ++step) {
-      const uint64_t b = x + (step / 4) * (kInputBytes / 2 >> 4) + step % 4 * 2;
+      const uint64_t b = x + step / 4 * (kInputBytes / 2 >> 4) + step % 4 * 2;
       if (step == 0) WgmmaWidened<kColumns>::template mma<kContinue>(part, fragments, b);
       else WgmmaWidened<kColumns>::template mma<1>(part, fragments + 4 * step, b);
     }
     wgmma_commit();
-    if (++slot == kStages) slot = 0, phase ^= 1;
   }
 
-  __device__ __forceinline__ void release() {
-    __syncwarp();
-    if (lane == 0) barrier_arrive(at.empty + done * 8);
-    if (++done == kStages) done = 0;
-  }
-#if KT_SCALES == 2
-  const char* weights_scales;
-#endif
-};
-
-// Ends the products of a block. With scales of blocks they are a partial sum, which is added with its scale.
-__device__ __forceinline__ void finish(Consumer& self, int i, float (&part)[kColumns / 2], float (&sum)[kColumns / 2]) {
+  // Ends the products of a block. With scales of blocks they are a partial sum, which is added with its scale.
+  __device__ __forceinline__ void finish(int slot, int i, float (&part)[kColumns / 2],
+                                         float (&sum)[kColumns / 2]) const {
 #if KT_SCALES == 1
-  const float scale = __ldg(self.weight_scale + i);
-  wgmma_wait<0>();
-#pragma unroll
-  for (int j = 0; j < kColumns / 2; ++j) pin(part[j]);
-  self.release();
-#pragma unroll
-  for (int j = 0; j < kColumns / 2; ++j) sum[j] = fmaf(part[j], scale, sum[j]);
-#else
-  wgmma_wait<0>();
-  self.release();
+    const float scale = __ldg(weight_scale + i);
 #endif
-}
+    wgmma_wait<0>();
+#if KT_SCALES == 1
+#pragma unroll
+    for (int j = 0; j < kColumns / 2; ++j) pin(part[j]);
+#endif
+    __syncwarp();
+    if (lane == 0) barrier_arrive(empty + slot * 8);
+#if KT_SCALES == 1
+#pragma unroll
+    for (int j = 0; j < kColumns / 2; ++j) sum[j] = fmaf(part[j], scale, sum[j]);
+#endif
+  }
+};
 
 // With many columns the next block is widened while this one is multiplied. With few it is not: other blocks of threads
 // fill the gap, and fewer registers let more of them run.
-__device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[kColumns / 2]) {
+__device__ __forceinline__ void consume(const Consumer& self, int count, float (&sum)[kColumns / 2]) {
   constexpr int kContinue = KT_SCALES == 1 ? 0 : 1;
-  constexpr bool kAhead = kColumns >= 128;
-  uint32_t even[32], odd[32];
 #pragma unroll
   for (int i = 0; i < kColumns / 2; ++i) sum[i] = 0.0f;
 #if KT_SCALES == 1
@@ -154,20 +147,32 @@ __device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[
 #else
   float(&part)[kColumns / 2] = sum;
 #endif
-  for (int i = 0; i < (kAhead ? 0 : count); ++i) {
-    self.widen(odd);
-    self.issue<kContinue>(odd, part);
-    finish(self, i, part, sum);
-  }
-  if (kAhead) self.widen(even);
-  for (int i = 0; i < (kAhead ? count : 0); i += 2) {
-    self.issue<kContinue>(even, part);
-    if (i + 1 < count) self.widen(odd);
-    finish(self, i, part, sum);
-    if (i + 1 == count) break;
-    self.issue<kContinue>(odd, part);
-    if (i + 2 < count) self.widen(even);
-    finish(self, i + 1, part, sum);
+  static_assert(!kAhead || kStages % 2 == 0, "even blocks of k have even slots");
+  if constexpr (kAhead) {
+    uint32_t even[32], odd[32];
+    self.widen(0, 0, even);
+    for (int first = 0, phase = 0; first < count; first += kStages, phase ^= 1) {
+#pragma unroll
+      for (int slot = 0; slot < kStages; slot += 2) {
+        const int i = first + slot;
+        if (i >= count) break;
+        self.issue<kContinue>(slot, even, part);
+        if (i + 1 < count) self.widen(slot + 1, phase, odd);
+        self.finish(slot, i, part, sum);
+        if (i + 1 >= count) break;
+        self.issue<kContinue>(slot + 1, odd, part);
+        if (i + 2 < count) self.widen((slot + 2) % kStages, slot + 2 < kStages ? phase : phase ^ 1, even);
+        self.finish(slot + 1, i + 1, part, sum);
+      }
+    }
+  } else {
+    uint32_t fragments[32];
+    for (int i = 0, slot = 0, phase = 0; i < count; ++i) {
+      self.widen(slot, phase, fragments);
+      self.issue<kContinue>(slot, fragments, part);
+      self.finish(slot, i, part, sum);
+      if (++slot == kStages) slot = 0, phase ^= 1;
+    }
   }
 #pragma unroll
   for (int j = 0; j < kColumns / 2; ++j) pin(sum[j]);
@@ -243,13 +248,14 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
     if (kMoveRegisters) take_registers<232>();
     const int lane = threadIdx.x % 32, group = threadIdx.x / 128, warp = threadIdx.x % 128 / 32;
     Consumer self;
-    self.at = at, self.lane = lane, self.slot = 0, self.phase = 0, self.done = 0;
+    self.full = uniform(at.full), self.empty = uniform(at.empty), self.input = uniform(tile_word(at.input));
+    self.lane = lane;
     self.weights = weights + group * kTileBytes + warp * 512 + lane * 16;
 #if KT_SCALES == 1
     self.weight_scale =
       weight_scale + static_cast<int64_t>(min(here.row / 128, (n + 127) / 128 - 1)) * k_blocks + first;
 #elif KT_SCALES == 2
-    self.weights_scales = weights + group * kTileBytes + 8192 + (warp * 8 + lane / 4) * 8;
+    self.powers = weights + group * kTileBytes + 8192 + (warp * 8 + lane / 4) * 8;
 #endif
     float sum[kColumns / 2];
     consume(self, count, sum);

@@ -9,17 +9,20 @@
 // together. KT_SCALES as in hopper_w8a16.cu: 0 rows, 1 blocks of 128 x 128, 2 a row's 32 columns.
 //
 // Scales of rows and of 32 columns: one sum stays in the matrix unit, the next stage is widened while one is multiplied.
-// Scales of blocks: each 128 of k gives a partial sum, made in two slices of columns so that only a slice of it takes
-// registers beside the whole sum; with KT_TURNS the warpgroups issue products in turns, so that one widens and adds while
-// the other multiplies.
+// Scales of blocks, KT_RESCALE 1: the sum stands in the unit of the block that is multiplied, and is brought from one
+// block's unit to the next one's (see Unit for what the scales must be). KT_RESCALE 0, for any scales: each 128 of k
+// gives a partial sum, made in two slices of columns so that only a slice of it takes registers beside the whole sum;
+// with KT_TURNS the warpgroups issue products in turns, so that one widens and adds while the other multiplies.
 //
-// Compile-time: KT_INPUTS (1, 2), KT_SCALES, KT_TURNS (0, 1: with scales of blocks), KT_IN, KT_OUT.
+// Compile-time: KT_INPUTS (1, 2), KT_SCALES, KT_RESCALE (0, 1: with scales of blocks), KT_TURNS (0, 1: with partial
+// sums), KT_IN, KT_OUT.
 #include "hopper_widened.cuh"
 #include "store.cuh"
 
 constexpr int kColumns = 256, kStages = 5, kInputs = KT_INPUTS;
-constexpr int kSlices = KT_SCALES == 1 ? 2 : 1;
-constexpr int kGiven = KT_SCALES == 1 ? 24 : 40, kTaken = KT_SCALES == 1 ? 240 : 232;  // registers: producing, consuming
+constexpr bool kPromotes = KT_SCALES == 1 && !KT_RESCALE;
+constexpr int kSlices = kPromotes ? 2 : 1;  // of the columns
+constexpr int kGiven = kPromotes ? 24 : 40, kTaken = kPromotes ? 240 : 232;  // registers: producing, consuming
 constexpr int kRows = 128, kDepth = 64, kConsumers = 256, kWarps = kConsumers / 32;
 constexpr int kCodes = 64 * kDepth, kExponents = KT_SCALES == 2 ? 64 * 128 / 32 : 0;  // of a stage; of 128 of k
 constexpr int kPacked = 2 * kCodes + kExponents;  // a packed tile: 64 rows, 128 of k
@@ -32,14 +35,6 @@ constexpr int kTogether = 4;                // tiles of the input that are taken
 struct Pipeline {
   uint32_t weight, input;  // shared addresses of stage 0
   uint32_t full, empty;    // barriers of stage 0
-};
-
-// Which stage comes next, and the parity of its barriers.
-struct Turn {
-  int slot = 0, phase = 0;
-  __device__ __forceinline__ void advance() {
-    if (++slot == kStages) slot = 0, phase ^= 1;
-  }
 };
 
 struct Tile {
@@ -91,175 +86,251 @@ __device__ void produce(const Pipeline& at, const char* weight, const TensorMap*
   for (int part = 0; part < early; ++part) fetch_weight(at, from_first, part, part);
   wait_for_previous();  // it may write the input, but never the weight
   let_next_start();
-  Turn turn;
-  turn.phase = 1;  // nothing has to be given back in the first round
+  int slot = 0, phase = 1;  // nothing has to be given back in the first round
   for (int i = blockIdx.x / kInputs; i < tiles; i += gridDim.x / kInputs) {
     const Tile tile = tile_at(i, m, n);
     const Source from = source_of(weight, tile.row, n, k_blocks);
 #pragma unroll 1
     for (int part = 0; part < 2 * k_blocks; ++part) {
-      const uint32_t full = at.full + turn.slot * 8, x = at.input + turn.slot * kInputBytes + share * 128;
-      barrier_wait(at.empty + turn.slot * 8, turn.phase);
+      const uint32_t full = at.full + slot * 8, x = at.input + slot * kInputBytes + share * 128;
+      barrier_wait(at.empty + slot * 8, phase);
       if (early > 0) --early;
-      else fetch_weight(at, from, part, turn.slot);
+      else fetch_weight(at, from, part, slot);
       if (kInputs == 1) copy_tile(x, input, part * kDepth, tile.column, full);
       else copy_tile_to(x, input, part * kDepth, tile.column + share, full, (1 << kInputs) - 1);
-      turn.advance();
+      if (++slot == kStages) slot = 0, phase ^= 1;
     }
   }
 }
 
-// What one warpgroup needs to widen and multiply.
+// What one warpgroup needs to widen and multiply, and its sums.
+//
+// Stages are counted from 0 to 2 * kStages - 1 and again, over the ends of tiles. kStage, such a number, is a constant
+// of the code: so are its slot (kStage % kStages), the parity of its barriers (kStage / kStages) and which half of a
+// packed tile it has (kStage % 2), and descriptors are a warp's constants (see descriptor_of).
 struct Consumer {
-  Pipeline at;
-  const char* weights;  // stage 0, this thread's codes of this group's part
-  const char* powers;   // stage 0, this thread's exponents
-  int lane, group;
-  Turn next;            // the stage that is widened next
+  uint32_t full, empty;  // barriers of slot 0
+  uint32_t input;        // word of the input tile in slot 0
+  const char* weights;   // slot 0, this thread's codes of this group's part
+  const char* powers;    // slot 0, this thread's exponents
+  int lane, group, k_blocks;
+  bool last_tile;
+  float sum[kColumns / 2];
+  uint32_t fragments[32];  // of a stage of even number, then of the one after it
 
-  // The codes of a stage as fragments of 4 instructions; kHalf tells which 64 of a packed tile's 128 they are.
-  template <int kHalf>
-  __device__ __forceinline__ void widen(uint32_t* fragments) {
-    barrier_wait(at.full + next.slot * 8, next.phase);
-    const char* from = weights + next.slot * kWeightBytes;
+  // The codes of a stage as fragments of 4 instructions.
+  template <int kStage>
+  __device__ __forceinline__ void widen(uint32_t factor = kWiden) {
+    constexpr int kSlot = kStage % kStages, kHalf = kStage % 2;
+    barrier_wait(full + kSlot * 8, kStage / kStages % 2);
+    const char* from = weights + kSlot * kWeightBytes;
 #if KT_SCALES == 2
-    const uint32_t exponents = *reinterpret_cast<const uint32_t*>(powers + next.slot * kWeightBytes + 4 * kHalf);
+    const uint32_t exponents = *reinterpret_cast<const uint32_t*>(powers + kSlot * kWeightBytes + 4 * kHalf);
 #endif
 #pragma unroll
     for (int quarter = 0; quarter < 2; ++quarter) {
       const uint4 codes = *reinterpret_cast<const uint4*>(from + quarter * 2048);
       const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
-      uint32_t upper = kWiden, lower = kWiden;
+      uint32_t upper = factor, lower = factor;
 #if KT_SCALES == 2
       upper = widening_power_of(exponents, 2 * quarter), lower = widening_power_of(exponents, 2 * quarter + 1);
 #endif
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        fragments[quarter * 8 + 2 * i] = times(spread(words[i]), upper);
-        fragments[quarter * 8 + 2 * i + 1] = times(spread(words[i] << 8), lower);
+        fragments[kHalf * 16 + quarter * 8 + 2 * i] = times(spread(words[i]), upper);
+        fragments[kHalf * 16 + quarter * 8 + 2 * i + 1] = times(spread(words[i] << 8), lower);
       }
     }
   }
 
-  // The four products of a stage; the first one starts a new sum where kContinue is 0.
-  template <int kContinue>
-  __device__ __forceinline__ void multiply(float (&sum)[kSlice / 2], const uint32_t* fragments, int slot, int slice) {
-    const uint64_t x = tile_descriptor(at.input + slot * kInputBytes + slice * kSlice * 128);
-    WgmmaWidened<kSlice>::template mma<kContinue>(sum, fragments, x);
-    WgmmaWidened<kSlice>::template mma<1>(sum, fragments + 4, x + 2);
-    WgmmaWidened<kSlice>::template mma<1>(sum, fragments + 8, x + 4);
-    WgmmaWidened<kSlice>::template mma<1>(sum, fragments + 12, x + 6);
+  // Starts the four products of a stage; the first one starts a new sum where kContinue is 0.
+  template <int kStage, int kContinue>
+  __device__ __forceinline__ void multiply(float (&to)[kSlice / 2], int slice = 0) {
+    const uint64_t x = descriptor_of(input + ((kStage % kStages * kInputBytes + slice * kSlice * 128) >> 4));
+    const uint32_t* own = fragments + kStage % 2 * 16;
+    WgmmaWidened<kSlice>::template mma<kContinue>(to, own, x);
+    WgmmaWidened<kSlice>::template mma<1>(to, own + 4, x + 2);
+    WgmmaWidened<kSlice>::template mma<1>(to, own + 8, x + 4);
+    WgmmaWidened<kSlice>::template mma<1>(to, own + 12, x + 6);
   }
 
-  __device__ __forceinline__ void release(int slot) {
+  __device__ __forceinline__ void release(int stage) const {
+    const uint32_t barrier = empty + stage % kStages * 8;
     __syncwarp();
-    if (kInputs == 1 && lane == 0) barrier_arrive(at.empty + slot * 8);
-    if (kInputs > 1 && lane < kInputs) barrier_arrive_at(at.empty + slot * 8, lane);
+    if (kInputs == 1 && lane == 0) barrier_arrive(barrier);
+    if (kInputs > 1 && lane < kInputs) barrier_arrive_at(barrier, lane);
   }
+
+  // Whether a block of 128 of k comes after the one with this number, in this tile or the next one.
+  __device__ __forceinline__ bool more_after(int block) const { return block + 1 < k_blocks || !last_tile; }
 };
 
-#if KT_SCALES == 1
+// A step is 128 of k, the stages kStage and kStage + 1. The fragments of the first one are widened in the step before
+// it, and at the very beginning.
+#if KT_SCALES == 1 && KT_RESCALE
 
-// The warpgroups issue in turns: named barriers 2 and 3 are the turns of the first and the second one.
-__device__ __forceinline__ void take_turn(int group) {
-  if (KT_TURNS) asm volatile("bar.sync %0, %1;" ::"r"(2 + group), "n"(kConsumers) : "memory");
-}
-__device__ __forceinline__ void give_turn(int group) {
-  if (KT_TURNS) asm volatile("bar.arrive %0, %1;" ::"r"(3 - group), "n"(kConsumers) : "memory");
-}
+struct Steps : Consumer {
+  const float *scales, *next_scales;  // of this tile and of the next one, along k
+  Unit unit;                          // of the sum, once it holds what was widened last
+  float last;                         // unit of the sum
 
-template <int kSliceIndex>
-__device__ __forceinline__ void promote(const float (&part)[kSlice / 2], float scale, float (&sum)[kColumns / 2]) {
-#pragma unroll
-  for (int j = 0; j < kSlice / 2; ++j) {
-    float& total = sum[kSliceIndex * (kSlice / 2) + j];
-    total = fmaf(part[j], scale, total);
+  __device__ __forceinline__ void begin() {
+    unit.enter(__ldg(next_scales));
+    widen<0>(unit.factor);
   }
-}
 
-// The slices of 128 of k from kSliceIndex on. The last one is left running, in two halves, so that fragments of the first
-// half can be overwritten while the second one is multiplied.
-template <int kSliceIndex>
-__device__ __forceinline__ void slices(Consumer& self, int first, int second, float scale, int& turns,
-                                       const uint32_t (&fragments)[32], float (&part)[kSlice / 2],
-                                       float (&sum)[kColumns / 2]) {
-  constexpr bool kLast = kSliceIndex == kSlices - 1;
-  take_turn(self.group);
-  wgmma_fence();
-  self.multiply<0>(part, fragments, first, kSliceIndex);
-  if (kLast) wgmma_commit();
-  self.multiply<1>(part, fragments + 16, second, kSliceIndex);
-  wgmma_commit();
-  if (self.group == 0 || --turns > 0) give_turn(self.group);
-  if constexpr (!kLast) {
-    wgmma_wait<0>();
-#pragma unroll
-    for (int j = 0; j < kSlice / 2; ++j) pin(part[j]);
-    promote<kSliceIndex>(part, scale, sum);
-    slices<kSliceIndex + 1>(self, first, second, scale, turns, fragments, part, sum);
-  }
-}
+  __device__ __forceinline__ void begin_tile() { unit.ratio = 1.0f; }
 
-// A whole tile, 128 of k at a time. The first half of `fragments` arrives widened, and so it leaves, for the next tile if
-// there is one. `turns` counts down to this block's last.
-__device__ __forceinline__ void consume(Consumer& self, const float* scales, int k_blocks, bool last_tile, int& turns,
-                                        uint32_t (&fragments)[32], float (&sum)[kColumns / 2]) {
-  float part[kSlice / 2];
-#pragma unroll
-  for (int j = 0; j < kColumns / 2; ++j) sum[j] = 0.0f;
-  for (int i = 0; i < k_blocks; ++i) {
-    const float scale = __ldg(scales + i);
-    const int first = self.next.slot;
-    self.next.advance();
-    const int second = self.next.slot;
-    self.widen<1>(fragments + 16);
-    self.next.advance();
-    slices<0>(self, first, second, scale, turns, fragments, part, sum);
+  template <int kStage>
+  __device__ __forceinline__ void step(int block) {
+    const float scale = __ldg(block + 1 < k_blocks ? scales + block + 1 : next_scales);
+    unit.apply(sum);
+    wgmma_fence();
+    multiply<kStage, 1>(sum);
+    wgmma_commit();
+    widen<kStage + 1>(unit.factor);
+    wgmma_fence();
+    multiply<kStage + 1, 1>(sum);
+    wgmma_commit();
     wgmma_wait<1>();
-    if (i + 1 < k_blocks || !last_tile) self.widen<0>(fragments);
+    release(kStage);
+    last = unit.value;
+    if (more_after(block)) {
+      unit.enter(scale);
+      widen<kStage + 2>(unit.factor);
+    }
+    wgmma_wait<0>();
+#pragma unroll
+    for (int j = 0; j < kColumns / 2; ++j) pin(sum[j]);
+    release(kStage + 1);
+  }
+
+  __device__ __forceinline__ void end_tile(int) {}
+};
+
+#elif KT_SCALES == 1
+
+struct Steps : Consumer {
+  const float *scales, *next_scales;  // of this tile and of the next one, along k
+  int turns;                          // that this block's warpgroups have left
+  float part[kSlice / 2];
+
+  // The warpgroups issue in turns: named barriers 2 and 3 are the turns of the first and the second one.
+  __device__ __forceinline__ void take_turn() const {
+    if (KT_TURNS) asm volatile("bar.sync %0, %1;" ::"r"(2 + group), "n"(kConsumers) : "memory");
+  }
+  __device__ __forceinline__ void give_turn() const {
+    if (KT_TURNS) asm volatile("bar.arrive %0, %1;" ::"r"(3 - group), "n"(kConsumers) : "memory");
+  }
+
+  __device__ __forceinline__ void begin() {
+    if (group == 1) give_turn();  // the first warpgroup begins
+    widen<0>();
+  }
+
+  __device__ __forceinline__ void begin_tile() {}
+
+  template <int kSliceIndex>
+  __device__ __forceinline__ void promote(float scale) {
+#pragma unroll
+    for (int j = 0; j < kSlice / 2; ++j) {
+      float& total = sum[kSliceIndex * (kSlice / 2) + j];
+      total = fmaf(part[j], scale, total);
+    }
+  }
+
+  // The slices of 128 of k from kSliceIndex on. The last one is left running, in two halves, so that fragments of the
+  // first half can be overwritten while the second one is multiplied.
+  template <int kStage, int kSliceIndex>
+  __device__ __forceinline__ void slices(float scale) {
+    constexpr bool kLast = kSliceIndex == kSlices - 1;
+    take_turn();
+    wgmma_fence();
+    multiply<kStage, 0>(part, kSliceIndex);
+    if (kLast) wgmma_commit();
+    multiply<kStage + 1, 1>(part, kSliceIndex);
+    wgmma_commit();
+    if (group == 0 || --turns > 0) give_turn();
+    if constexpr (!kLast) {
+      wgmma_wait<0>();
+#pragma unroll
+      for (int j = 0; j < kSlice / 2; ++j) pin(part[j]);
+      promote<kSliceIndex>(scale);
+      slices<kStage, kSliceIndex + 1>(scale);
+    }
+  }
+
+  template <int kStage>
+  __device__ __forceinline__ void step(int block) {
+    const float scale = __ldg(scales + block);
+    widen<kStage + 1>();
+    slices<kStage, 0>(scale);
+    wgmma_wait<1>();
+    if (more_after(block)) widen<kStage + 2>();
     wgmma_wait<0>();
 #pragma unroll
     for (int j = 0; j < kSlice / 2; ++j) pin(part[j]);
-    self.release(first), self.release(second);
-    promote<kSlices - 1>(part, scale, sum);
+    release(kStage), release(kStage + 1);
+    promote<kSlices - 1>(scale);
   }
-}
+
+  __device__ __forceinline__ void end_tile(int) {}
+};
 
 #else
 
-// A whole tile. `even` arrives widened, and so it leaves, for the next tile if there is one. Two stages at most are being
-// multiplied, so that the matrix unit has the next one when it ends one.
-__device__ __forceinline__ void consume(Consumer& self, int k_blocks, bool last_tile, uint32_t (&even)[16],
-                                        float (&sum)[kColumns / 2]) {
-  uint32_t odd[16];
-  int first, second = -1;
-#pragma unroll
-  for (int j = 0; j < kColumns / 2; ++j) sum[j] = 0.0f;
-  for (int i = 0; i < k_blocks; ++i) {
-    first = self.next.slot;
+struct Steps : Consumer {
+  __device__ __forceinline__ void begin() { widen<0>(); }
+
+  __device__ __forceinline__ void begin_tile() {}
+
+  // Two stages at most are being multiplied, so that the matrix unit has the next one when it ends one.
+  template <int kStage>
+  __device__ __forceinline__ void step(int block) {
     wgmma_fence();
-    self.multiply<1>(sum, even, first, 0);
+    multiply<kStage, 1>(sum);
     wgmma_commit();
-    self.next.advance();
     wgmma_wait<1>();
-    if (i > 0) self.release(second);
-    second = self.next.slot;
-    self.widen<1>(odd);
+    if (block > 0) release(kStage + 2 * kStages - 1);
+    widen<kStage + 1>();
     wgmma_fence();
-    self.multiply<1>(sum, odd, second, 0);
+    multiply<kStage + 1, 1>(sum);
     wgmma_commit();
-    self.next.advance();
     wgmma_wait<1>();
-    self.release(first);
-    if (i + 1 < k_blocks || !last_tile) self.widen<0>(even);
+    release(kStage);
+    if (more_after(block)) widen<kStage + 2>();
   }
-  wgmma_wait<0>();
-  self.release(second);
+
+  // `next` is the number of the stage that comes next.
+  __device__ __forceinline__ void end_tile(int next) {
+    wgmma_wait<0>();
+    release(next + 2 * kStages - 1);
 #pragma unroll
-  for (int j = 0; j < kColumns / 2; ++j) pin(sum[j]);
-}
+    for (int j = 0; j < kColumns / 2; ++j) pin(sum[j]);
+  }
+};
 
 #endif
+
+// A whole tile. `position` is half the number of its first stage, and becomes that of the next tile's.
+__device__ __forceinline__ void sum_tile(Steps& self, int& position) {
+  static_assert(kStages == 5, "a case for each position");
+#pragma unroll
+  for (int j = 0; j < kColumns / 2; ++j) self.sum[j] = 0.0f;
+  self.begin_tile();
+#pragma unroll 1
+  for (int block = 0; block < self.k_blocks; ++block) {
+    switch (position) {
+      case 0: self.step<0>(block); break;
+      case 1: self.step<2>(block); break;
+      case 2: self.step<4>(block); break;
+      case 3: self.step<6>(block); break;
+      default: self.step<8>(block);
+    }
+    position = position + 1 == kStages ? 0 : position + 1;
+  }
+  self.end_tile(2 * position);
+}
 
 // What a thread's two rows of the weight are multiplied with, and what is added; adding -0 changes nothing.
 struct Finish {
@@ -324,39 +395,45 @@ __device__ void store(char* staging, const float (&sum)[kColumns / 2], const Fin
 __device__ __forceinline__ void work(const Pipeline& at, char* weights, char* staging, const float* weight_scale,
                                      const float* bias, Out* out, int m, int n, int k_blocks) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int tiles = tile_count(m, n), step = gridDim.x / kInputs;
-  Consumer self;
-  self.at = at, self.lane = lane, self.group = warp / 4;
+  const int tiles = tile_count(m, n), stride = gridDim.x / kInputs;
+  Steps self;
+  self.full = uniform(at.full), self.empty = uniform(at.empty), self.input = uniform(tile_word(at.input));
+  self.lane = lane, self.group = warp / 4, self.k_blocks = k_blocks;
   self.weights = weights + warp / 4 * kPart + warp % 4 * 512 + lane * 16;
   self.powers = weights + warp / 4 * kPart + kCodes + (warp % 4 * 8 + lane / 4) * 8;
-  float sum[kColumns / 2];
 #if KT_SCALES == 1
-  int turns = ((tiles - 1 - static_cast<int>(blockIdx.x) / kInputs) / step + 1) * k_blocks * kSlices;
-  if (self.group == 1) give_turn(1);  // the first warpgroup begins
+  const auto scales_of = [&](int i) {
+    const int row = min(tile_at(min(i, tiles - 1), m, n).row / 128, (n + 127) / 128 - 1);
+    return weight_scale + static_cast<int64_t>(row) * k_blocks;
+  };
+  self.next_scales = scales_of(blockIdx.x / kInputs);
+#endif
+#if KT_SCALES == 1 && !KT_RESCALE
+  self.turns = ((tiles - 1 - static_cast<int>(blockIdx.x) / kInputs) / stride + 1) * k_blocks * kSlices;
 #endif
   wait_for_previous();  // every thread that reads what was written for this call, and writes, has waited itself
-  uint32_t fragments[KT_SCALES == 1 ? 32 : 16];
-  self.widen<0>(fragments);  // the grid is never larger than the tiles
-  for (int i = blockIdx.x / kInputs; i < tiles; i += step) {
+  self.begin();         // the grid is never larger than the tiles
+  int position = 0;
+  for (int i = blockIdx.x / kInputs; i < tiles; i += stride) {
     const Tile tile = tile_at(i, m, n);
     const int row = tile.row + warp * 16;
+    self.last_tile = i + stride >= tiles;
 #if KT_SCALES == 1
-    const int scale_row = min(tile.row / 128, (n + 127) / 128 - 1);
-    consume(self, weight_scale + static_cast<int64_t>(scale_row) * k_blocks, k_blocks, i + step >= tiles, turns,
-            fragments, sum);
-#else
-    consume(self, k_blocks, i + step >= tiles, fragments, sum);
+    self.scales = self.next_scales, self.next_scales = scales_of(i + stride);
 #endif
+    sum_tile(self, position);
     if (row >= n) continue;
     Finish finish;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #if KT_SCALES == 0
       finish.scale[half] = __ldg(weight_scale + row + half * 8 + lane / 4);
+#elif KT_SCALES == 1 && KT_RESCALE
+      finish.scale[half] = self.last;
 #endif
       if (bias != nullptr) finish.add[half] = bias[row + half * 8 + lane / 4];
     }
-    store(staging + warp * kStaged * 2, sum, finish, out + static_cast<int64_t>(tile.column) * n + row,
+    store(staging + warp * kStaged * 2, self.sum, finish, out + static_cast<int64_t>(tile.column) * n + row,
           m - tile.column, n, lane);
   }
 }

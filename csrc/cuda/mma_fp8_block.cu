@@ -29,7 +29,7 @@ constexpr int kGroup = 8;             // row tiles that share a walk over n
 
 static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0, "a warp computes whole fragments");
 static_assert(128 % kColumns == 0, "the columns of a tile share their weight scales");
-static_assert(kRows * kWarpsK <= 4 * kThreads && kWarpsK <= kThreads, "one copy a thread fetches the scales");
+static_assert(kRows * kWarpsK <= kThreads, "one copy a thread fetches the scales");
 
 struct Tile {
   int row, column;
@@ -92,11 +92,10 @@ __device__ __forceinline__ void fetch(const Work& work, const Copier<kRows>& inp
       weight.copy(to + kInputBytes, column, bytes);
     }
     const uint32_t scales = work.scales + slot * kWarpsK * kScaleBytes;
-    const int group = threadIdx.x / (kRows / 4), four = threadIdx.x % (kRows / 4) * 4;
-    if (group < kWarpsK && step * kWarpsK + group < work.count && four < work.x_rows)
-      copy_16(scales + group * kScaleBytes + four * 4,
-              work.x_scale + static_cast<int64_t>(step * kWarpsK + group) * work.scale_stride + four,
-              work.x_rows - four < 4 ? (work.x_rows - four) * 4 : 16);
+    const int group = threadIdx.x / kRows, row = threadIdx.x % kRows;
+    if (group < kWarpsK && step * kWarpsK + group < work.count && row < work.x_rows)
+      copy_4(scales + group * kScaleBytes + row * 4,
+             work.x_scale + static_cast<int64_t>(step * kWarpsK + group) * work.scale_stride + row);
     if (threadIdx.x < kWarpsK && step * kWarpsK + static_cast<int>(threadIdx.x) < work.count)
       copy_4(scales + threadIdx.x * kScaleBytes + kRows * 4, work.w_scale + step * kWarpsK + threadIdx.x);
   }

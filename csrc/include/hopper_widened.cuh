@@ -9,6 +9,56 @@
 #define KT_TYPE "bf16"
 #endif
 
+// A tile's descriptor from its word. Where the compiler knows that the word is a warp's constant (see `uniform`), the
+// products that start from it follow each other at once; else each waits until its descriptor has left a thread's
+// registers.
+__device__ __forceinline__ uint64_t descriptor_of(uint32_t word) {
+  return static_cast<uint64_t>(0x40000040) << 32 | word;
+}
+
+// The unit of a thread's sums where scales of blocks change along k. Sums stand in the unit of the block whose products
+// were added last; before those of the next one they are multiplied by `ratio`.
+//
+// bf16: a scale is a power of two, which goes into the widened weights, exactly, times a unit in [1, 2). Sums are then
+// at most what they stand for. Scales are 0 or in [2^-111, 2^8). f16 has no room for the power: the unit is the scale
+// itself, 0 or in [2^-100, 2^100), and those of a weight span at most 2^40, so that sums of f16 numbers times codes
+// (each product below 2^25) stay finite. After a scale of 0, whose weights become 0, the unit is what it was.
+//
+// An approximate ratio is off by 2 * 2^-23 at most, its product with a sum by 2^-24, and the last unit takes one more
+// rounding: at most three of 2^-23, or 6 units of 2^-24, in 128 of k. The matrix unit itself takes 84 units there, and
+// 256 are allowed (mma_f32 in formats.py).
+struct Unit {
+  float value = 0.0f, ratio = 1.0f;  // value 0: no block has had one
+  uint32_t factor = kWiden;          // what this block's codes are widened with
+
+  __device__ __forceinline__ void enter(float scale) {
+#if KT_IN == 0
+    const uint32_t bits = __float_as_uint(scale) & 0x7fffffffu;
+    const float own = __uint_as_float((bits & 0x7fffffu) | 0x3f800000u);
+    const uint32_t widening = widening_power(bits >> 23);
+#else
+    const float own = scale;
+    const uint32_t widening = kWiden;
+#endif
+    const bool none = scale == 0.0f;
+    const float next = none ? value : own;
+    ratio = none || value == 0.0f ? 1.0f : __fdividef(value, next);
+    value = next;
+    factor = none ? 0 : widening;
+  }
+
+  // Ratios of 1, as powers of two have with bf16, cost nothing: every thread of a warp has the same one.
+  template <int kSums>
+  __device__ __forceinline__ void apply(float (&sum)[kSums]) const {
+    if (__any_sync(0xffffffffu, ratio != 1.0f)) {
+#pragma unroll
+      for (int j = 0; j < kSums; ++j) sum[j] *= ratio;
+    }
+#pragma unroll
+    for (int j = 0; j < kSums; ++j) pin(sum[j]);
+  }
+};
+
 // d[64, N] = (kAccumulate ? d : 0) + A[64, 16] * B[N, 16]^T; A as the fragment of each thread, B a tile of shared memory.
 template <int N>
 struct WgmmaWidened;

@@ -30,6 +30,12 @@ constexpr uint32_t kWiden = 0x5c005c00u;  // 2^8 twice
 constexpr uint32_t kWiden = 0x7b807b80u;  // 2^120 twice
 #endif
 
+#if KT_IN == 0
+// 2^(code - 127) with the power of two that makes `spread` good, twice; code 16 to 134, between which every value of a
+// weight times that power is a normal number of bf16.
+__device__ __forceinline__ uint32_t widening_power(uint32_t code) { return (code + 120) * (0x10001u << 7); }
+#endif
+
 // 2^(code - 127) of e8m0 with that power of two, twice, for one of four codes of a word: the exponent field is code + 120
 // (bf16) or code - 104 (f16), and the packer refuses codes for which it would leave 1 to 254, or 1 to 30. Two
 // instructions: the code twice, then the bias and the shift at once.

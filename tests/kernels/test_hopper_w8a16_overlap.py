@@ -26,7 +26,7 @@ def layers() -> list[Kernel]:
     for granularity in GRANULARITIES:
         shape = (SIZE, 1) if granularity == "channel" else (SIZE // 128, SIZE // 128)
         problem = Problem("w8a16_fp8", n=SIZE, k=SIZE, output="bf16", weight_granularity=granularity)
-        scale = torch.full(shape, SIZE**-0.5, device="cuda")
+        scale = (torch.rand(shape, device="cuda") + 0.5) * SIZE**-0.5
         made.append(Kernel(problem, weight=weight, weight_scale=scale, chip=chip))
     return made
 

@@ -10,15 +10,17 @@ import torch
 
 from kerneltable.ops import hopper, hopper_w8a16
 from kerneltable.ops.cuda_chip import CudaChip, cuda_chip
-from kerneltable.ops.cuda_code import Instance
+from kerneltable.ops.cuda_code import Instance, Product
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW
 from kerneltable.ops.hopper_w8a16_variants import (
+    RESCALED,
     SPLITS,
     STAGES,
     Variant,
     Wide,
     clusters,
     instance_of,
+    instances,
     rows_of_each,
     variant,
 )
@@ -30,7 +32,7 @@ A_MULTIPROCESSOR, SYSTEM = 228 * 1024, 1024
 
 SHAPES = [(16, 16), (2112, 7168), (4096, 7168), (7168, 2048), (24576, 1536), (32768, 512), (8192, 28672), (576, 7168)]
 ROWS = [1, 2, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 512, 1024, 1025, 8192]
-SCALES = [BY_ROW, BY_BLOCK, BY_32]
+SCALES = [BY_ROW, BY_BLOCK, RESCALED, BY_32]
 
 
 @pytest.fixture
@@ -110,6 +112,10 @@ def test_where_a_chip_is_full_wide_tiles_take_over():
     for scales in SCALES:
         assert isinstance(variant(1024, 8192, 28672, scales, 132), Wide)
         assert isinstance(variant(256, 8192, 28672, scales, 132), Variant)
+    for n, k in [(32768, 512), (10240, 5120)]:
+        assert all(isinstance(variant(256, n, k, scales, 132), Wide) for scales in SCALES)
+    for n, k in [(2112, 7168), (7168, 2048), (4096, 7168), (8192, 8192), (7168, 16384), (5120, 25600)]:
+        assert all(isinstance(variant(256, n, k, scales, 132), Variant) for scales in SCALES)
     assert isinstance(variant(256, 24576, 1536, BY_ROW, 132), Wide)
     assert isinstance(variant(256, 24576, 1536, BY_BLOCK, 132), Variant)
 
@@ -120,6 +126,81 @@ def test_functions_start_early_unless_the_choice_says_no(asked):
             one = replace(choice, early=early)
             hopper_w8a16.prepare(1, 4096, 4096, BY_ROW, ("bf16", "bf16"), CHIP, 0, one)
             assert asked[-1].early is early
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_in_wide_tiles_one_sum_changes_its_unit_where_scales_allow_it(inputs):
+    for scales in SCALES:
+        seen = dict(instance_of(Wide(inputs), scales, "bf16", "bf16").defines)
+        assert seen["KT_SCALES"] == (BY_BLOCK if scales == RESCALED else scales)
+        assert seen["KT_RESCALE"] == int(scales == RESCALED)
+        assert seen["KT_TURNS"] == int(scales == BY_BLOCK and inputs == 1)
+
+
+@pytest.mark.parametrize("choice", [Variant(2, 128, 4, 3), Variant(1, 128, 4, 1), Variant(1, 8, 5, 2)])
+def test_narrower_tiles_are_the_same_for_scales_of_blocks_of_any_kind(choice):
+    assert instance_of(choice, RESCALED, "bf16", "bf16") == instance_of(choice, BY_BLOCK, "bf16", "bf16")
+
+
+def test_both_ways_of_adding_blocks_are_among_the_instances():
+    found = [dict(one.defines) for one in instances([Product(4096, 8192, 8192, 132)], "bf16", "bf16")]
+    assert sorted((one["KT_SCALES"], one["KT_RESCALE"]) for one in found) == [(0, 0), (1, 0), (1, 1), (2, 0)]
+
+
+ALLOWED = {
+    "ones": [1.0, 1.0],
+    "zeros": [0.0, 0.0],
+    "a zero and a negative zero": [0.0, -0.0, 3.0],
+    "the least of bf16": [2.0**-111, 1.0],
+    "the largest of bf16": [2.0**-111, 2.0**8 * (1 - 2.0**-24)],
+    "as far apart as f16 allows": [2.0**-20, 0.0, 2.0**20],
+    "the least of f16": [2.0**-100, 2.0**-60],
+    "the largest of f16": [2.0**99, 2.0**60],
+}
+REFUSED = {
+    "too small": [2.0**-112, 1.0],
+    "subnormal": [2.0**-130, 0.0],
+    "too large": [2.0**100, 2.0**100],
+    "negative": [-1.0, 1.0],
+    "infinite": [float("inf"), 1.0],
+    "minus infinity": [float("-inf"), 1.0],
+    "NaN": [float("nan"), 1.0],
+    "a zero and NaN": [0.0, float("nan")],
+}
+ONLY_BF16 = ("the least of bf16", "the largest of bf16")
+ONLY_F16 = ("as far apart as f16 allows", "the largest of f16")
+
+
+@pytest.mark.parametrize("name", [*ALLOWED, *REFUSED])
+def test_scales_in_whose_units_sums_stay_finite_are_told_from_others(name):
+    scale = torch.tensor([(ALLOWED | REFUSED)[name]], dtype=torch.float32)
+    assert hopper_w8a16.rescales(scale, "bf16") == (name in ALLOWED and name not in ONLY_F16)
+    assert hopper_w8a16.rescales(scale, "f16") == (name in ALLOWED and name not in ONLY_BF16)
+
+
+def test_scales_that_span_more_than_f16_allows_are_refused_for_it_alone():
+    scale = torch.tensor([2.0**-20, 2.0**20 * (1 + 2.0**-23)])
+    assert not hopper_w8a16.rescales(scale, "f16")
+    assert hopper_w8a16.rescales(scale.mul(2.0**-13), "bf16")
+
+
+def test_every_code_times_the_power_of_two_of_a_scale_is_exact_in_bf16():
+    """What spread and widening_power of widen.cuh compute, in the same bits."""
+    low, high, _ = hopper_w8a16.UNITS["bf16"]
+    codes = torch.tensor([code for code in range(256) if code & 0x7F != 0x7F], dtype=torch.int32)
+    spread = (codes << 8 & 0x8000) | (codes << 4 & 0x07F0)
+    halves = spread.to(torch.uint16).view(torch.bfloat16)
+    values = codes.to(torch.uint8).view(torch.float8_e4m3fn).double()
+    for scale in (low, 1.99 * low, 2.0**-60, 0.3, 1.0, 100.0, high * (1 - 2.0**-24)):
+        bits = int(torch.tensor(scale, dtype=torch.float32).view(torch.int32))
+        power, unit = bits >> 23, torch.tensor((bits & 0x7FFFFF) | 0x3F800000, dtype=torch.int32).view(torch.float32)
+        factor = torch.tensor((power + 120) << 7, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+        widened = (halves.double() * factor.double()).to(torch.bfloat16)
+        smallest = widened.abs()[widened != 0].min()
+        assert torch.equal(widened.double(), values * 2.0 ** (power - 127))
+        assert float(smallest) >= torch.finfo(torch.bfloat16).smallest_normal
+        assert float(unit) * 2.0 ** (power - 127) == pytest.approx(scale, rel=1e-7)
+        assert 1 <= float(unit) < 2
 
 
 def test_packing_waits_for_the_stream_of_the_weight_s_device(monkeypatch):

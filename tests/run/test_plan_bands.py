@@ -9,6 +9,7 @@ from kerneltable.kernels import registry
 from kerneltable.model import Problem
 from kerneltable.ops import cpp
 from kerneltable.run import choice
+from kerneltable.run.checkpoints.generation import kernels_of
 from kerneltable.run.ledger import Ledger
 from kerneltable.run.linear import QuantLinear
 from kerneltable.run.packing import held_bytes
@@ -148,6 +149,24 @@ def test_layers_share_a_copy_between_the_types_of_their_inputs_and_tell_what_the
     layer.repack()
     layer.prepare((1,), input="f16")
     assert layer.memory()["hopper_w8a16"] == SIZE
+
+
+@pytest.mark.skipif(isinstance(cpp.find_compiler(), str), reason=f"no C++ compiler: {cpp.find_compiler()}")
+def test_a_layer_names_every_kernel_of_its_bands_and_counts_those_that_ran():
+    order = "{kernel: reference, when: {m: {min: 5}}}, cpu_fp8"
+    table = load_table(
+        overrides=[
+            ("bands", f"override: 1\nroutes: {{w8a16_fp8: {{cpu: {{order: {{replace: [{order}, reference]}}}}}}}}\n")
+        ]
+    )
+    given = {"weight": torch.ones(32, 64).to(torch.float8_e4m3fn), "weight_scale": torch.ones(32)}
+    layer = QuantLinear.from_tensors("w8a16_fp8", given, table=table, device="cpu", verify="never")
+    assert "kernel=m 1 to 4: cpu_fp8; m from 5: reference" in repr(layer)
+    model = torch.nn.Sequential(layer)
+    layer(torch.ones(1, 64, dtype=torch.bfloat16))
+    assert kernels_of(model) == {"cpu_fp8": 1}
+    layer(torch.ones(8, 64, dtype=torch.bfloat16))
+    assert kernels_of(model) == {"cpu_fp8 + reference": 1}
 
 
 # --- One kernel on demand ---------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import torch
 from kerneltable.ops import hopper_w8a16 as op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_launch import TensorMap
-from kerneltable.ops.fragment_tiles import DEPTH, codes_of, pack, scales_of, tensors_of
+from kerneltable.ops.fragment_tiles import BY_BLOCK, DEPTH, codes_of, pack, scales_of, tensors_of
 from kerneltable.ops.hopper import ceil_div, output_of, settle
-from kerneltable.ops.hopper_w8a16_variants import Variant, Wide, rows_of_each
+from kerneltable.ops.hopper_w8a16_variants import RESCALED, Variant, Wide, rows_of_each
 from kerneltable.ops.wide_bias import WideBias
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Kernel:
         self.problem = problem
         self.dtypes = (problem.input, problem.output)
         self.scales, self.weight_scale, exponents = scales_of("hopper_w8a16", problem, weight_scale)
+        if self.scales == BY_BLOCK and self.weight_scale is not None:
+            self.scales = RESCALED if op.rescales(self.weight_scale, problem.input) else BY_BLOCK
         self.packed = pack(codes, exponents) if packed is None else packed
         self._weights = (self.packed.data_ptr(), 0 if self.weight_scale is None else self.weight_scale.data_ptr())
         self._empty = output_of(0, problem.n, problem.output, weight.device)

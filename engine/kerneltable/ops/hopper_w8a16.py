@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,12 +12,19 @@ import torch
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import load
 from kerneltable.ops.cuda_launch import Function, TensorMap
-from kerneltable.ops.fragment_tiles import DEPTH
+from kerneltable.ops.fragment_tiles import DEPTH, EXACT_EXPONENTS
 from kerneltable.ops.hopper import ceil_div, map_of, output_of, tensor_map
 from kerneltable.ops.hopper_w8a16_variants import WIDE_COLUMNS, Variant, Wide, instance_of, variant
 
 BESIDE = 1024 + 256
 """Bytes of shared memory that a block takes beside what it asks for: the system's, and its barriers."""
+
+UNITS = {
+    "bf16": (2.0 ** (EXACT_EXPONENTS["bf16"][0] - 127), 2.0 ** (EXACT_EXPONENTS["bf16"][1] - 126), math.inf),
+    "f16": (2.0**-100, 2.0**100, 2.0**40),
+}
+"""The least scale that sums can be in units of, the least one above that is too large, and how far apart those of a
+weight may be; hopper_widened.cuh says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,21 @@ def prepare(
     )
 
 
+def rescales(scale: torch.Tensor, dtype: str) -> bool:
+    """Whether one sum can change its unit from block to block and stay finite wherever the result is.
+
+    scale     f32, the scales of blocks, at least one
+    dtype     of the input, "bf16" or "f16"
+    returns   True if every scale is 0 or one that UNITS allows; waits for the device
+    """
+    low, high, span = UNITS[dtype]
+    least = torch.where(scale == 0, math.inf, scale).amin()
+    smallest, largest = torch.stack([least, scale.amax()]).tolist()
+    if math.isnan(smallest) or math.isnan(largest):
+        return False
+    return bool(low <= smallest and largest < high and largest <= smallest * span)
+
+
 def product(
     x: torch.Tensor, packed: torch.Tensor, weight_scale: torch.Tensor | None, bias: torch.Tensor | None, n: int,
     scales: int, dtypes: tuple[str, str], chip: CudaChip, choice: Variant | Wide | None = None,
@@ -61,8 +84,9 @@ def product(
 
     x             [m, k] bf16 or f16, columns contiguous, rows a multiple of 16 bytes apart, m at least 1
     packed        as `pack` gives it
-    weight_scale  f32: [n] (BY_ROW), [ceil(n / 128), ceil(k / 128)] (BY_BLOCK), None (BY_32)
+    weight_scale  f32: [n] (BY_ROW), [ceil(n / 128), ceil(k / 128)] (BY_BLOCK, RESCALED), None (BY_32)
     bias          [n] f32, contiguous, or None
+    scales        what a scale covers; RESCALED only if `rescales` says so
     dtypes        of input and output, e.g. ("bf16", "bf16")
     choice        None lets `variant` choose
     returns       [m, n] of the output dtype, contiguous

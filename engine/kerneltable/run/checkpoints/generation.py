@@ -29,7 +29,7 @@ class Generated:
     text             the made ids as text
     tokenizer        how text and ids were converted
     seconds          for all tokens, the pass over the prompt included
-    kernels          kernel id -> layers that it computes
+    kernels          kernel ids -> layers that they compute; see kernels_of
     weight_bytes     what the quantized layers hold of the checkpoint's weights and scales
     packed_bytes     what their kernels hold beside them
     """
@@ -80,8 +80,9 @@ def generate(model: PreTrainedModel, folder: Path, prompt: str, tokens: int) -> 
 
 
 def kernels_of(model: torch.nn.Module) -> dict[str, int]:
-    """Kernel id -> number of layers that it computes, most used first."""
-    return dict(Counter(layer.kernel or "none" for layer in _layers(model)).most_common())
+    """Kernel ids -> number of layers that they compute, most used first; "a + b" where rows so far asked for both."""
+    used = (" + ".join(layer.memory()) or layer.kernel or "none" for layer in _layers(model))
+    return dict(Counter(used).most_common())
 
 
 def memory_of(model: torch.nn.Module) -> tuple[int, int]:
