@@ -7,14 +7,18 @@ import random
 import pytest
 
 from kerneltable.ops.hopper_fp8_choice import (
+    COLUMNS,
+    FEW_ROWS,
     FIXED,
     MOST_PARTS,
     MOST_STAGES,
     ROOM,
     SOME_ROWS,
+    Parted,
     Stream,
     Tiled,
     may_divide,
+    tile_bytes,
     variant,
 )
 
@@ -38,12 +42,48 @@ def test_a_streaming_block_fits_a_multiprocessor_and_covers_the_rows() -> None:
         found = variant(m, n, k, units)
         if isinstance(found, Stream):
             assert 2 <= found.stages <= MOST_STAGES
-            assert found.stages * found.stage_bytes + 2048 <= ROOM
+            assert found.shared_bytes + 1024 <= ROOM
             assert found.columns >= m
 
 
-def test_many_rows_are_never_streamed() -> None:
-    assert all(isinstance(variant(m, n, k, units), Tiled) for m, n, k, units in SIZES if m > SOME_ROWS)
+def test_many_rows_are_never_streamed_and_few_always() -> None:
+    for m, n, k, units in SIZES:
+        found = variant(m, n, k, units)
+        assert isinstance(found, Stream) == (m <= FEW_ROWS)
+        assert isinstance(found, Tiled) or m <= SOME_ROWS
+
+
+def test_clusters_of_parts_fill_the_chip_once_and_their_sums_fit_the_stages() -> None:
+    asked = [(size, found) for size in SIZES if isinstance(found := variant(*size), Parted)]
+    assert len(asked) > 50
+    for (m, n, k, units), found in asked:
+        rows, columns = (128, 2 * found.columns) if found.common else (256, found.columns)
+        assert -(-m // rows) * -(-n // columns) * 2 * found.split <= units
+        assert -(-k // 128) // found.split >= 3
+        assert found.stages * tile_bytes(found.columns) + 1024 <= ROOM
+        assert 128 * (-(-found.columns // 32) * 32 + 8) * 4 <= found.stages * (128 + found.columns) * 128
+        assert found.columns > 128 or found.stages % 2 == 0  # else loops would be unrolled over twice as many
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_no_tile_of_parts_has_weight_scales_of_three_blocks(columns: int) -> None:
+    assert all((first + columns - 1) // 128 - first // 128 <= 1 for first in range(0, columns * 64, columns))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((128, 2112, 7168), Parted(64, 1, 8, 3)),
+        ((128, 24576, 1536), Tiled(192, 1, 5, 8)),
+        ((128, 4096, 7168), Parted(128, 1, 6, 3)),
+        ((128, 8192, 28672), Parted(144, 1, 6, 2)),
+        ((256, 4096, 7168), Parted(144, 0, 6, 2)),
+        ((256, 10240, 5120), Parted(160, 0, 6, 1)),
+        ((256, 32768, 512), Tiled(128, 0, 6, 8)),
+    ],
+)
+def test_what_was_fastest_when_it_was_timed_is_chosen(size: tuple[int, int, int], expected: Parted | Tiled) -> None:
+    assert variant(*size, 132) == expected
 
 
 @pytest.mark.parametrize(
