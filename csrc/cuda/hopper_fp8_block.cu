@@ -11,8 +11,9 @@
 #include "hopper_tiles.cuh"
 
 constexpr int kGroup = KT_GROUP;
-constexpr int kChunk = kColumns % 64 == 0 ? 64 : kColumns % 32 == 0 ? 32 : 16;  // columns that are staged at a time
-constexpr int kPitch = kChunk + 8;  // 16-bit elements of a staged output row: rows start on different banks
+constexpr int kChunk = 64;          // columns that are staged for output at a time
+constexpr int kPitch = kChunk + 8;  // 16-bit elements of a staged output row: rows start four banks apart
+static_assert(kColumns % kChunk == 0, "a tile is staged in whole chunks");
 
 // What is multiplied, in blocks of k, and in tiles of a pair of blocks; the first `divided` tiles are divided along k.
 struct Problem {
@@ -166,8 +167,8 @@ __device__ __forceinline__ void store_chunk(char* staging, const float* sum, con
   }
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < kChunk / 16; ++i) {
-    const int row = 256 / kChunk * i + lane / (kChunk / 8), column = lane % (kChunk / 8) * 8;
+  for (int i = 0; i < 4; ++i) {
+    const int row = 4 * i + lane / 8, column = lane % 8 * 8;
     if (row0 + row < m && column0 + column < n)
       *reinterpret_cast<uint4*>(out + static_cast<int64_t>(row0 + row) * n + column0 + column) =
         *reinterpret_cast<const uint4*>(reinterpret_cast<Out*>(staging) + row * kPitch + column);

@@ -21,16 +21,12 @@ constexpr int kWeightBytes = kGroups * kTileBytes, kInputBytes = kColumns * kDep
 constexpr bool kMoveRegisters = kGroups == 2 && kColumns >= 128;  // from a producing warpgroup to the consuming ones
 constexpr int kThreads = kConsumers + (kMoveRegisters ? 128 : 32);
 constexpr bool kAhead = kColumns >= 128;  // the next block is widened while one is multiplied
-constexpr int kPitch = kRows + 4;  // floats of one column of partial sums: 16-byte aligned, spread over the banks
+
+#include "hopper_split.cuh"
 
 struct Pipeline {
   uint32_t weight, input;  // shared addresses of stage 0
   uint32_t full, empty;    // barriers of stage 0
-};
-
-// Where a block stands: its tile, and the part of k that is its rank in the cluster.
-struct Place {
-  int row, column, part;
 };
 
 __device__ __forceinline__ Place place() {
@@ -178,46 +174,6 @@ __device__ __forceinline__ void consume(const Consumer& self, int count, float (
   for (int j = 0; j < kColumns / 2; ++j) pin(sum[j]);
 }
 
-// Partial sums to shared memory, column by column, so that neighbours along n are neighbours in memory.
-__device__ void spill(float* sums, const float (&sum)[kColumns / 2]) {
-  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
-#pragma unroll
-  for (int j = 0; j < kColumns / 8; ++j) {
-    float* column = sums + (8 * j + 2 * (lane % 4)) * kPitch + row;
-    column[0] = sum[4 * j + 0];
-    column[kPitch] = sum[4 * j + 1];
-    column[8] = sum[4 * j + 2];
-    column[kPitch + 8] = sum[4 * j + 3];
-  }
-}
-
-// Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it.
-__device__ void reduce(const float* sums, const float* row_scale, const float* bias, Out* out,
-                       int m, int n, const Place& here) {
-  for (int v = here.part * kConsumers + threadIdx.x; v < kColumns * kRows / 4; v += kSplit * kConsumers) {
-    const int column = v / (kRows / 4), row = v % (kRows / 4) * 4;
-    if (here.column + column >= m || here.row + row >= n) continue;
-    const float* own = sums + column * kPitch + row;
-    float4 total = *reinterpret_cast<const float4*>(own);
-    if (kSplit > 1) {
-      total = load_remote(shared_address(own), 0);
-      for (int part = 1; part < kSplit; ++part) {
-        const float4 more = load_remote(shared_address(own), part);
-        total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
-      }
-    }
-#if KT_SCALES == 0
-    const float* scale = row_scale + here.row + row;
-    total.x *= scale[0], total.y *= scale[1], total.z *= scale[2], total.w *= scale[3];
-#endif
-    if (bias != nullptr) {
-      const float* b = bias + here.row + row;
-      total.x += b[0], total.y += b[1], total.z += b[2], total.w += b[3];
-    }
-    store_four(out + static_cast<int64_t>(here.column + column) * n + here.row + row, total);
-  }
-}
-
 extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 1)
 hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const float* weight_scale, const float* bias,
              Out* out, int m, int n, int k_blocks) {
@@ -265,6 +221,6 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
   __syncthreads();
   if (kSplit > 1) cluster_sync();
   wait_for_previous();  // every thread that reads what was written for this call, and writes, has waited itself
-  if (threadIdx.x < kConsumers) reduce(sums, weight_scale, bias, out, m, n, here);
+  if (threadIdx.x < kConsumers) reduce<KT_SCALES == 0>(sums, weight_scale, bias, out, m, n, here);
   if (kSplit > 1) cluster_leave();  // nobody leaves while others read its sums
 }

@@ -15,17 +15,13 @@ constexpr int kRows = 64, kDepth = 128, kConsumers = 128;
 constexpr int kColumns = KT_COLUMNS, kStages = KT_STAGES, kSplit = KT_SPLIT, kSums = kColumns / 2;
 constexpr int kWeightBytes = kRows * kDepth, kInputBytes = kColumns * kDepth;
 constexpr int kScaleBytes = kColumns * 4, kScaleSlot = (kScaleBytes + 127) / 128 * 128;
-constexpr int kPitch = kRows + 4;  // floats of one column of partial sums: 16-byte aligned, spread over the banks
-constexpr int kResident = 3;       // blocks that a multiprocessor always has registers for
+constexpr int kResident = 3;  // blocks that a multiprocessor always has registers for
+
+#include "hopper_split.cuh"
 
 struct Pipeline {
   uint32_t weight, input, scale;  // shared addresses of stage 0
   uint32_t full, empty;           // barriers of stage 0
-};
-
-// Where a block stands: its tile, and its part of k.
-struct Place {
-  int row, column, part;
 };
 
 // What a warpgroup needs to multiply a block of k, and to add it to its sums with its scales.
@@ -87,41 +83,6 @@ __device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[
   }
 }
 
-// Partial sums to shared memory, column by column, so that neighbours along n are neighbours in memory.
-__device__ void spill(float* sums, const float (&sum)[kSums]) {
-  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
-#pragma unroll
-  for (int j = 0; j < kColumns / 8; ++j) {
-    float* column = sums + (8 * j + 2 * (lane % 4)) * kPitch + row;
-    column[0] = sum[4 * j + 0];
-    column[kPitch] = sum[4 * j + 1];
-    column[8] = sum[4 * j + 2];
-    column[kPitch + 8] = sum[4 * j + 3];
-  }
-}
-
-// Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it.
-__device__ void reduce(const float* sums, const float* bias, Out* out, int m, int n, const Place& here) {
-  for (int v = here.part * kConsumers + threadIdx.x; v < kColumns * kRows / 4; v += kSplit * kConsumers) {
-    const int column = v / (kRows / 4), row = v % (kRows / 4) * 4;
-    if (here.column + column >= m || here.row + row >= n) continue;
-    const float* own = sums + column * kPitch + row;
-    float4 total = *reinterpret_cast<const float4*>(own);
-    if (kSplit > 1) {
-      total = load_remote(shared_address(own), 0);
-      for (int part = 1; part < kSplit; ++part) {
-        const float4 more = load_remote(shared_address(own), part);
-        total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
-      }
-    }
-    if (bias != nullptr) {
-      const float* b = bias + here.row + row;
-      total.x += b[0], total.y += b[1], total.z += b[2], total.w += b[3];
-    }
-    store_four(out + static_cast<int64_t>(here.column + column) * n + here.row + row, total);
-  }
-}
-
 // Shared memory of a block: `tiles` begins the stages at a multiple of 1024 bytes, then the scales of all stages.
 struct Memory {
   char *tiles, *scales;
@@ -160,6 +121,6 @@ __device__ __forceinline__ void finish(const Memory& memory, const float* bias, 
                                        const Place& here) {
   __syncthreads();
   if (kSplit > 1) cluster_sync();
-  if (threadIdx.x < kConsumers) reduce(reinterpret_cast<float*>(memory.tiles), bias, out, m, n, here);
+  if (threadIdx.x < kConsumers) reduce<false>(reinterpret_cast<float*>(memory.tiles), nullptr, bias, out, m, n, here);
   if (kSplit > 1) cluster_leave();  // not while others read its sums
 }

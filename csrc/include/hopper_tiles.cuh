@@ -150,21 +150,21 @@ __device__ __forceinline__ void sum_single(Consumer& self, WeightScales& scales,
 
 // The same; the products of the next block run while those of this one are added.
 __device__ __forceinline__ void sum_double(Consumer& self, WeightScales& scales, int count, float (&sum)[kSums]) {
-  constexpr int kRound = kStages % 2 == 0 ? kStages : 2 * kStages;
+  static_assert(!kDouble || kStages % 2 == 0, "even blocks of k have even slots");
   Part even, odd;
   float2 of_even = scales.next(), of_odd;
   self.start(even, 0);
   self.ready = false;
   int b = 0;
-  for (; b + kRound < count; b += kRound) {
+  for (; b + kStages < count; b += kStages) {
 #pragma unroll
-    for (int i = 0; i < kRound; i += 2) {
+    for (int slot = 0; slot < kStages; slot += 2) {
       of_odd = scales.next();
-      self.start(odd, (i + 1) % kStages);
-      self.add<1>(even, of_even, sum, i % kStages, (i + 2) % kStages);
+      self.start(odd, slot + 1);
+      self.add<1>(even, of_even, sum, slot, (slot + 2) % kStages);
       of_even = scales.next();
-      self.start(even, (i + 2) % kStages);
-      self.add<1>(odd, of_odd, sum, (i + 1) % kStages, (i + 3) % kStages);
+      self.start(even, (slot + 2) % kStages);
+      self.add<1>(odd, of_odd, sum, slot + 1, (slot + 3) % kStages);
     }
   }
   int slot = 0, next = 1, after = 2 % kStages;  // of the block that is added, and of the next ones
