@@ -24,7 +24,6 @@ from kerneltable.run.release import release, release_lines
 from kerneltable.run.tensor_source import TensorSource
 from kerneltable.run.watch import is_capturing
 from kerneltable.select import complete, explain
-from kerneltable.select.bands import bands_text
 from kerneltable.select.problems import scheme_of
 from kerneltable.select.terms import size_text
 
@@ -137,7 +136,8 @@ class BoundLayer(CheckpointTensors):
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
-        problem, kernel = self._problem, bands_text(self.table, self.selection) or self.kernel
+        problem, ready = self._problem, self._ready.get(torch_dtype(self._problem.input))
+        kernel = " + ".join(ready.plan.kernels() if ready else ()) or self.kernel
         return f"{problem.scheme}, n={problem.n}, k={problem.k}, bias={problem.bias}, kernel={kernel}"
 
     # --- Binding --------------------------------------------------------------------------------------------------

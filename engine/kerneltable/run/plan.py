@@ -7,7 +7,7 @@ Inside a CUDA graph capture nothing is chosen, packed or checked: what m needs m
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -98,13 +98,14 @@ class Plan:
         """The layer's tensors as in the checkpoint; see TensorSource.whole."""
         return self.source.whole()
 
-    def first_for(self, m: int) -> str | None:
-        """The id of the kernel for m rows, packed or not: the first that is not set aside; None when all are."""
-        return next((one for one in self._choices.order(m) if self._watch.aside(one, band_of(m)) is None), None)
+    def firsts(self) -> Iterator[tuple[int, str | None]]:
+        """One m of each band, and the id of its kernel, packed or not: the first not set aside; None when all are."""
+        for m in self._choices.rows_of_bands():
+            yield m, next((one for one in self._choices.order(m) if self._watch.aside(one, band_of(m)) is None), None)
 
-    def rows_of_bands(self) -> tuple[int, ...]:
-        """One m of each band that the route, or what happened so far, may tell apart."""
-        return self._choices.rows_of_bands()
+    def kernels(self) -> tuple[str, ...]:
+        """The ids of the kernels that compute this layer, by rising m, packed or not."""
+        return tuple(dict.fromkeys(kernel for _, kernel in self.firsts() if kernel is not None))
 
     def kernel_for(self, m: int) -> BoundKernel:
         """The packed kernel for m rows (at least 1), without the checks of a call.

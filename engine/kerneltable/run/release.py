@@ -27,8 +27,7 @@ def release(source: TensorSource, plans: Sequence[Plan]) -> str | None:
     """
     found: PackedCopy | None = None
     for plan in plans:
-        for m in plan.rows_of_bands():
-            kernel = plan.first_for(m)
+        for m, kernel in plan.firsts():
             copy = _copy(plan, kernel, m)
             if isinstance(copy, str):
                 return copy

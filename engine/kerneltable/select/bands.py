@@ -96,12 +96,6 @@ def kept_by(table: Table, selection: Selection) -> Kept:
     return Kept(bands, bytes_of(problem), copies, allowed, demands)
 
 
-def bands_text(table: Table, selection: Selection) -> str:
-    """What each band of m is computed by; empty when one kernel computes every m."""
-    bands = kept_by(table, selection).bands
-    return "; ".join(map(str, bands)) if len(bands) > 1 else ""
-
-
 def _bands(table: Table, device: Device, problem: Problem, route: Route) -> tuple[Band, ...]:
     predicates = () if route.terms.one_kernel is not None else tuple(row_predicates(table, route))
     plain = not any(isinstance(predicate, MultipleOf) and predicate.divisor > 1 for predicate in predicates)
