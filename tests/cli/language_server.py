@@ -28,14 +28,13 @@ class LanguageServer:
             "workspace": {"configuration": True}, "textDocument": {"completion": {"completionItem": {}}}}})  # fmt: skip
         self.tell("initialized", {})
         self.tell("workspace/didChangeConfiguration", {"settings": {"yaml": self.settings}})
+        wrong = self._open("settled.yaml", "[]\n")
+        while not self._published(wrong):  # nothing is wrong, and nothing is offered, until the settings are read
+            pass
 
     def diagnostics(self, name: str, text: str) -> list[dict[str, Any]]:
         """Open a document and wait for what is wrong with it."""
-        uri = self._open(name, text)
-        while True:
-            message = self.answers.get(timeout=30)
-            if message.get("method") == "textDocument/publishDiagnostics" and message["params"]["uri"] == uri:
-                return list(message["params"]["diagnostics"])
+        return self._published(self._open(name, text))
 
     def completions(self, name: str, text: str) -> list[str]:
         """What is offered at the end of a text."""
@@ -61,6 +60,13 @@ class LanguageServer:
 
     def tell(self, method: str, params: Any) -> None:
         self._send({"method": method, "params": params})
+
+    def _published(self, uri: str) -> list[dict[str, Any]]:
+        """The next diagnostics of an open document."""
+        while True:
+            message = self.answers.get(timeout=30)
+            if message.get("method") == "textDocument/publishDiagnostics" and message["params"]["uri"] == uri:
+                return list(message["params"]["diagnostics"])
 
     def _open(self, name: str, text: str) -> str:
         uri = (self.folder / name).as_uri()
