@@ -7,25 +7,36 @@
 // Tiles that would leave a part of the chip idle at the end are divided along k among all clusters. Who has the first
 // part of such a tile adds the others', in the order of k, so that the result is the same every time.
 //
-// Compile-time: KT_GROUP (row tiles, or pairs of them, that share a walk over n) and the numbers of hopper_tiles.cuh.
+// Compile-time: KT_GROUP (row tiles, or pairs of them, that share a walk over n), KT_CHUNKS (times 64 columns of a 16-bit
+// output that are staged at once) and the numbers of hopper_tiles.cuh.
 #include "hopper_tiles.cuh"
 
 constexpr int kGroup = KT_GROUP;
-constexpr int kChunk = 64;          // columns that are staged for output at a time
-constexpr int kPitch = kChunk + 8;  // 16-bit elements of a staged output row: rows start four banks apart
-static_assert(kColumns % kChunk == 0, "a tile is staged in whole chunks");
+constexpr int kChunk = 64;  // columns of 16-bit output that are stored at a time: a swizzled row of 128 bytes
+constexpr int kChunkBytes = 16 * kChunk * 2;          // of the 16 rows of a warp
+constexpr int kChunks = KT_OUT == 2 ? 0 : KT_CHUNKS;  // that are staged at once
+static_assert(KT_OUT == 2 || kColumns % (kChunk * kChunks) == 0, "a tile is stored in whole rounds of chunks");
 
 // What is multiplied, in blocks of k, and in tiles of a pair of blocks; the first `divided` tiles are divided along k.
+// inverse: of the tiles of a group.
 struct Problem {
   int m, n, k_blocks;
   int pairs_m, pairs_n, divided;
+  float inverse;
 };
+
+// a / b for a below 2^24, as tiles are (more would be a terabyte of output); a tenth of the instructions of a division.
+__device__ __forceinline__ int divide(int a, int b, float inverse) {
+  const int q = __float2int_rz(__int2float_rn(a) * inverse), rest = a - q * b;
+  return q + (rest >= b ? 1 : rest < 0 ? -1 : 0);
+}
 
 // Row tiles in groups of kGroup, so that the clusters that run together share their inputs in the L2 cache.
 __device__ __forceinline__ Tile tile_at(const Problem& p, int index, int rank) {
-  const int group = index / (kGroup * p.pairs_n), first = group * kGroup;
-  const int height = min(kGroup, p.pairs_m - first), inside = index - group * kGroup * p.pairs_n;
-  const int row = (first + inside % height) * kPairRows, column = inside / height * kPairColumns;
+  const int size = kGroup * p.pairs_n, group = divide(index, size, p.inverse), first = group * kGroup;
+  const int height = min(kGroup, p.pairs_m - first), inside = index - group * size;
+  const int across = height == kGroup ? inside / kGroup : inside / height;
+  const int row = (first + inside - across * height) * kPairRows, column = across * kPairColumns;
   return {kCommonInput ? row : row + rank * kRows, kCommonInput ? column + rank * kColumns : column};
 }
 
@@ -116,7 +127,7 @@ struct Parts {
     float4* to = of(block, group);
 #pragma unroll
     for (int i = 0; i < kSums / 4; ++i)
-      __stcg(to + i * 128, make_float4(sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]));
+      __stcg(to + i * 128, make_float4(sum[at(i, 0)], sum[at(i, 1)], sum[at(i, 2)], sum[at(i, 3)]));
     __threadfence();
     group_sync(group);
     if (threadIdx.x % 128 == 0)
@@ -135,67 +146,87 @@ struct Parts {
 #pragma unroll
     for (int i = 0; i < kSums / 4; ++i) {
       const float4 more = __ldcg(from + i * 128);
-      sum[4 * i] += more.x, sum[4 * i + 1] += more.y, sum[4 * i + 2] += more.z, sum[4 * i + 3] += more.w;
+      sum[at(i, 0)] += more.x, sum[at(i, 1)] += more.y, sum[at(i, 2)] += more.z, sum[at(i, 3)] += more.w;
     }
   }
+
+  // Four neighbours, the first of them an odd one: registers of sums then lie in the other bank than those of products,
+  // so that both are read at once.
+  static constexpr __device__ int at(int i, int j) { return (4 * i + 1 + j) % kSums; }
 };
 
 // --- Storing --------------------------------------------------------------------------------------------------------
 
-// 16 rows of one warp, 64 columns: through shared memory, so that a row leaves as 128 bytes in a piece.
-__device__ __forceinline__ void store_chunk(char* staging, const float* sum, const float* bias, Out* out, int row0,
-                                            int column0, int m, int n) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int j = 0; j < kChunk / 8; ++j) {
-    const int column = 8 * j + 2 * (lane % 4);
-    float left = 0.0f, right = 0.0f;
-    if (bias != nullptr && column0 + column < n) left = bias[column0 + column], right = bias[column0 + column + 1];
-#if KT_OUT == 2
-    const int row = row0 + lane / 4;
-    Out* to = out + static_cast<int64_t>(row) * n + column0 + column;
-    if (row < m && column0 + column < n)
-      *reinterpret_cast<float2*>(to) = make_float2(sum[4 * j] + left, sum[4 * j + 1] + right);
-    if (row + 8 < m && column0 + column < n)
-      *reinterpret_cast<float2*>(to + static_cast<int64_t>(8) * n) =
-        make_float2(sum[4 * j + 2] + left, sum[4 * j + 3] + right);
-  }
-#else
-    uint32_t* to = reinterpret_cast<uint32_t*>(reinterpret_cast<Out*>(staging) + (lane / 4) * kPitch + column);
-    to[0] = pack_pair(sum[4 * j + 0] + left, sum[4 * j + 1] + right);
-    to[8 * kPitch / 2] = pack_pair(sum[4 * j + 2] + left, sum[4 * j + 3] + right);
-  }
-  __syncwarp();
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int row = 4 * i + lane / 8, column = lane % 8 * 8;
-    if (row0 + row < m && column0 + column < n)
-      *reinterpret_cast<uint4*>(out + static_cast<int64_t>(row0 + row) * n + column0 + column) =
-        *reinterpret_cast<const uint4*>(reinterpret_cast<Out*>(staging) + row * kPitch + column);
-  }
-  __syncwarp();
-#endif
-}
-
 // What is the same for all tiles of a consumer.
 struct Output {
-  char* staging;
-  const float *weight_scale, *bias;
+  const TensorMap* map;
+  uint32_t staging;  // shared memory of the warp, at a multiple of 1024 bytes
+  const float* bias;
   Out* out;
   Parts parts;
 };
 
+__device__ __forceinline__ void add_bias(float (&sum)[kSums], const float* bias, int column, int n) {
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+    if (column + 8 * j >= n) continue;
+    const float left = bias[column + 8 * j], right = bias[column + 8 * j + 1];
+    sum[4 * j] += left, sum[4 * j + 1] += right, sum[4 * j + 2] += left, sum[4 * j + 3] += right;
+  }
+}
+
+// 16 rows of one warp, all columns of the tile.
+#if KT_OUT == 2
+__device__ __forceinline__ void store_rows(const Output& to, const float (&sum)[kSums], int row0, int column0, int m,
+                                           int n) {
+  const int row = row0 + threadIdx.x % 32 / 4;
+  Out* out = to.out + static_cast<int64_t>(row) * n;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; ++j) {
+    const int column = column0 + 8 * j + 2 * (threadIdx.x % 4);
+    if (column >= n) continue;
+    float2 *above = reinterpret_cast<float2*>(out + column), *below = above + static_cast<int64_t>(4) * n;
+    if (row < m) *above = make_float2(sum[4 * j], sum[4 * j + 1]);
+    if (row + 8 < m) *below = make_float2(sum[4 * j + 2], sum[4 * j + 3]);
+  }
+}
+#else
+// Through shared memory, from where the copy engine stores them while the warp goes on.
+__device__ __forceinline__ void store_rows(const Output& to, const float (&sum)[kSums], int row0, int column0, int m,
+                                           int n) {
+  const int lane = threadIdx.x % 32;
+  const uint32_t row = to.staging + lane % 16 * 128, swizzle = lane % 8 * 16;
+#pragma unroll
+  for (int first = 0; first < kColumns / kChunk; first += kChunks) {
+    if (lane == 0) stores_wait_read();
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < kChunks * kChunk / 8; j += 2) {
+      const float* of = sum + first * (kChunk / 2) + 4 * j;
+      store_matrices(row + j / 8 * kChunkBytes + ((j % 8 + lane / 16) * 16 ^ swizzle), pack_pair(of[0], of[1]),
+                     pack_pair(of[2], of[3]), pack_pair(of[4], of[5]), pack_pair(of[6], of[7]));
+    }
+    copies_see_stores();
+    __syncwarp();
+    if (lane == 0 && row0 < m) {
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c)
+        store_tile(to.map, column0 + (first + c) * kChunk, row0, to.staging + c * kChunkBytes);
+      stores_commit();
+    }
+  }
+}
+#endif
+
 __device__ void consume(Consumer& self, const Output& to, const Problem& p, int rank, int worker, int workers) {
   const int warp = uniform(threadIdx.x / 32) - 4, group = warp / 4;
-  char* staging = to.staging + warp * 16 * kPitch * 2;
   Work work(p, worker, workers);
   Segment s;
   wait_for_previous();
   while (work.next(p, workers, s)) {
     const Tile tile = tile_at(p, s.tile, rank);
-    WeightScales scales(to.weight_scale, tile.column, p.n, p.k_blocks, s.first);
     float sum[kSums];
-    sum_blocks(self, scales, s.count, sum);
+    sum_blocks(self, tile.column, s.count, sum);
     // Workers stand in the grid in reverse: who waits, waits for blocks that the grid started earlier.
     if (s.first > 0) {
       to.parts.leave(2 * (workers - 1 - worker) + rank, group, sum);
@@ -208,27 +239,27 @@ __device__ void consume(Consumer& self, const Output& to, const Problem& p, int 
       to.parts.add(2 * (workers - 1 - other) + rank, group, sum);
       unit = until;
     }
-#pragma unroll
-    for (int c = 0; c < kColumns / kChunk; ++c)
-      store_chunk(staging, sum + c * (kChunk / 2), to.bias, to.out, tile.row + warp * 16, tile.column + c * kChunk, p.m, p.n);
+    if (to.bias != nullptr) add_bias(sum, to.bias, tile.column + 2 * (threadIdx.x % 4), p.n);
+    store_rows(to, sum, tile.row + warp * 16, tile.column, p.m, p.n);
   }
+  if (kChunks > 0 && threadIdx.x % 32 == 0) stores_wait_read();  // the block's memory
 }
 
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
 hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
-                 const __grid_constant__ TensorMap scale, const float* weight_scale, const float* bias, Out* out,
-                 float4* part_sums, uint32_t* part_flags, int m, int n, int k_blocks, int divided) {
-  extern __shared__ char raw[];
-  __shared__ alignas(8) uint64_t barriers[2 * kStages];
-  const Memory memory(raw, barriers);
+                 const __grid_constant__ TensorMap scale, const __grid_constant__ TensorMap output,
+                 const float* weight_scale, const float* bias, Out* out, float4* part_sums, uint32_t* part_flags, int m,
+                 int n, int k_blocks, int divided) {
+  extern __shared__ __align__(1024) char raw[];
+  const Memory<8 * kChunks * kChunkBytes> memory(raw);
   const int pairs_m = (m + kPairRows - 1) / kPairRows, pairs_n = (n + kPairColumns - 1) / kPairColumns;
-  const Problem p = {m, n, k_blocks, pairs_m, pairs_n, divided};
+  const Problem p = {m, n, k_blocks, pairs_m, pairs_n, divided, 1.0f / (kGroup * pairs_n)};
   const int rank = cluster_rank(), workers = gridDim.x / 2, worker = workers - 1 - static_cast<int>(blockIdx.x / 2);
-  const Producer producer = {memory.at, &input, &weight, &scale, rank, 0};
+  const Producer producer = {memory.at, &input, &weight, &scale, weight_scale, n, k_blocks, rank, 0};
   if (threadIdx.x == 0) {
     memory.start_barriers();
     if (kCommonInput) fetch_early(producer, p, worker, workers);
-    prefetch_map(&input), prefetch_map(&scale);
+    prefetch_map(&input), prefetch_map(&scale), prefetch_map(&output);
   }
   cluster_sync();  // the other block's barriers are ready too
   if (threadIdx.x < 128) {
@@ -240,7 +271,8 @@ hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant_
   } else {
     take_registers<232>();
     Consumer self = memory.consumer(0);
-    const Output to = {memory.rest, weight_scale, bias, out, {part_sums, part_flags}};
+    const uint32_t staging = memory.staging + (threadIdx.x / 32 - 4) * kChunks * kChunkBytes;
+    const Output to = {&output, staging, bias, out, {part_sums, part_flags}};
     consume(self, to, p, rank, worker, workers);
   }
 }

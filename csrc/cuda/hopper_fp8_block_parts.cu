@@ -70,16 +70,15 @@ extern "C" __global__ void __cluster_dims__(2 * kSplit, 1, 1) __launch_bounds__(
 hopper_fp8_block_parts(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
                        const __grid_constant__ TensorMap scale, const float* weight_scale, const float* bias, Out* out,
                        int m, int n, int k_blocks) {
-  extern __shared__ char raw[];
-  __shared__ alignas(8) uint64_t barriers[2 * kStages];
-  const Memory memory(raw, barriers);
+  extern __shared__ __align__(1024) char raw[];
+  const Memory<> memory(raw);
   const int rank = cluster_rank(), member = rank % 2, part = rank / 2;
   const int cluster = blockIdx.x / (2 * kSplit), pairs_m = (m + kPairRows - 1) / kPairRows;
   const int row = cluster % pairs_m * kPairRows, column = cluster / pairs_m * kPairColumns;
   const Tile tile = {kCommonInput ? row : row + member * kRows, kCommonInput ? column + member * kColumns : column};
   const int first = k_blocks * part / kSplit, count = k_blocks * (part + 1) / kSplit - first;
   const int early = min(count, kStages);
-  const Producer self = {memory.at, &input, &weight, &scale, member, rank - member};
+  const Producer self = {memory.at, &input, &weight, &scale, weight_scale, n, k_blocks, member, rank - member};
   if (threadIdx.x == 0) {
     memory.start_barriers();
     if (kCommonInput) fetch_early(self, tile, first, early);
@@ -98,10 +97,9 @@ hopper_fp8_block_parts(const __grid_constant__ TensorMap input, const __grid_con
   } else {
     take_registers<232>();
     Consumer consumer = memory.consumer(rank - member);
-    WeightScales scales(weight_scale, tile.column, n, k_blocks, first);
     float sum[kSums], *sums = reinterpret_cast<float*>(memory.tiles);
     wait_for_previous();
-    sum_blocks(consumer, scales, count, sum);
+    sum_blocks(consumer, tile.column, count, sum);
     asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
     spill(sums, sum);
     if (kSplit > 1) cluster_sync();

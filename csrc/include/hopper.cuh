@@ -83,6 +83,30 @@ __device__ __forceinline__ void copy_tile_to(uint32_t to, const TensorMap* map, 
     ::"r"(to), "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(ranks) : "memory");
 }
 
+// Four bytes, without a thread's register; copies_arrive arrives at the barrier when the thread's words are there.
+__device__ __forceinline__ void copy_word(uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void copies_arrive(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+// What ordinary stores put into shared memory may be read by the copy engine; by each thread that stored, before the
+// threads meet of which one starts the copy.
+__device__ __forceinline__ void copies_see_stores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// A tile of shared memory to global memory, without what lies outside the matrix.
+__device__ __forceinline__ void store_tile(const TensorMap* map, int column, int row, uint32_t from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];"
+               ::"l"(map), "r"(column), "r"(row), "r"(from) : "memory");
+}
+
+__device__ __forceinline__ void stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+
+// Until the copy engine has read everything that this thread had it store.
+__device__ __forceinline__ void stores_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+
 // --- warpgroup matrix products -------------------------------------------------------------------------------------
 
 // A tile of rows of 128 bytes, copied with the 128-byte swizzle, starting at a multiple of 1024 bytes.
@@ -166,6 +190,7 @@ KT_MULTIPLY(32, KT_LIST_16, KT_SUMS_16(0))
 KT_MULTIPLY(64, KT_LIST_32, KT_SUMS_32(0))
 KT_MULTIPLY(80, KT_LIST_40, KT_SUMS_40(0))
 KT_MULTIPLY(96, KT_LIST_48, KT_SUMS_48(0))
+KT_MULTIPLY(112, KT_LIST_56, KT_SUMS_56(0))
 KT_MULTIPLY(128, KT_LIST_64, KT_SUMS_64(0))
 KT_MULTIPLY(144, KT_LIST_72, KT_SUMS_72(0))
 KT_MULTIPLY(160, KT_LIST_80, KT_SUMS_80(0))
@@ -178,6 +203,12 @@ __device__ __forceinline__ void multiply_tiles(float (&d)[kSums], uint32_t a, ui
   wgmma_fence();
   multiply_row(d, a, b);
   wgmma_commit();
+}
+
+// Four 8 x 8 matrices of 16-bit numbers, a row of each a lane's address.
+__device__ __forceinline__ void store_matrices(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+               ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
 // --- clusters ------------------------------------------------------------------------------------------------------

@@ -2,11 +2,15 @@
 // multiply 64 rows by KT_COLUMNS columns each, and the promotion of their sums.
 //
 // The tensor cores keep about 14 bits of an FP8 sum, so each block of 128 of k is promoted to float32 with its scales,
-// while the products of the next block run. Two blocks of a cluster, a pair, have one of their two tiles in common: each
-// fetches half of it for both, since the L2 cache cannot feed every multiprocessor tiles of its own.
+// while other products run: those of the next block where registers hold two (up to 128 columns), else those of the other
+// warpgroup. Two blocks of a cluster, a pair, have one of their two tiles in common: each fetches half of it for both,
+// since the L2 cache cannot feed every multiprocessor tiles of its own.
 //
-// Compile-time: KT_COLUMNS (a multiple of 16, at most 192), KT_COMMON (0: the pair shares its weight tile, 1: its input
-// tile), KT_STAGES, KT_OUT.
+// Between the end of a product and the start of the next one stand its promotion and next to nothing else: scales of the
+// weight come with the tiles, and loops are unrolled over the stages.
+//
+// Compile-time: KT_COLUMNS (a multiple of 16, at most 192, or 256), KT_COMMON (0: the pair shares its weight tile, 1: its
+// input tile), KT_STAGES, KT_OUT.
 #pragma once
 
 #include "hopper.cuh"
@@ -16,14 +20,17 @@ constexpr int kRows = 128, kColumns = KT_COLUMNS, kDepth = 128, kStages = KT_STA
 constexpr bool kCommonInput = KT_COMMON == 1;
 constexpr int kPairRows = kCommonInput ? kRows : 2 * kRows, kPairColumns = kCommonInput ? 2 * kColumns : kColumns;
 constexpr int kInputBytes = kRows * kDepth, kWeightBytes = kColumns * kDepth, kScaleBytes = kRows * 4;
+constexpr int kFactorBytes = 8;      // two scales of the weight
 constexpr int kSums = kColumns / 2;  // float32 sums of a thread
 constexpr int kGrain = kColumns % 128 == 0 ? 128 : kColumns % 64 == 0 ? 64 : kColumns % 32 == 0 ? 32 : 16;
 constexpr bool kOneScale = 128 % kColumns == 0;  // of the weight for a tile, in a block of k; else two
-static_assert(kColumns <= 128 + kGrain, "a tile that starts anywhere has two scales at most");
-constexpr bool kDouble = kColumns <= 128;         // registers for two products: one runs while the other is added
+constexpr int kHalves = kColumns == 256 ? 2 : 1;  // products that a block of k takes, one after the other
+constexpr int kPart = kSums / kHalves;            // float32 sums of a product
+static_assert(kColumns <= 128 + kGrain || kHalves == 2, "a tile has two scales at most");
+constexpr bool kDouble = kColumns <= 128;         // two products at a time: one runs while the other is added
 
 struct Pipeline {
-  uint32_t input, weight, scale;
+  uint32_t input, weight, scale, factors;
   uint32_t full, empty;
 };
 
@@ -37,6 +44,8 @@ struct Tile {
 struct Producer {
   Pipeline at;
   const TensorMap *input, *weight, *scale;
+  const float* weight_scale;
+  int n, k_blocks;
   int member, pair;
 
   // This block's half of a tile, to both blocks.
@@ -50,6 +59,12 @@ struct Producer {
     barrier_expect(full, kInputBytes + kWeightBytes + kScaleBytes);
     if (kCommonInput) copy_tile(to, weight, b * kDepth, tile.column, full);
     else share(to, kWeightBytes / 2, weight, b * kDepth, tile.column, kColumns / 2, full);
+    const uint32_t factors = at.factors + slot * kFactorBytes;
+    const int last = (n - 1) / 128, block = min(tile.column / 128, last);
+    const float* from = weight_scale + static_cast<int64_t>(block) * k_blocks + b;
+    copy_word(factors, from);
+    if (!kOneScale) copy_word(factors + 4, from + (block < last ? k_blocks : 0));
+    copies_arrive(full);
   }
 
   __device__ __forceinline__ void fetch_input(int slot, int b, const Tile& tile) const {
@@ -62,28 +77,11 @@ struct Producer {
 
 // --- Multiplying ----------------------------------------------------------------------------------------------------
 
-// Weight scales of a tile along k: of its columns before a boundary, and of those from there on.
-struct WeightScales {
-  const float *low, *high;
-  int boundary;  // in kGrain columns
-
-  __device__ __forceinline__ WeightScales(const float* scales, int column, int n, int k_blocks, int first) {
-    const int last = (n + 127) / 128 - 1, block = min(column / 128, last);
-    low = scales + static_cast<int64_t>(block) * k_blocks + first;
-    high = scales + static_cast<int64_t>(min(block + 1, last)) * k_blocks + first;
-    boundary = ((block + 1) * 128 - column) / kGrain;
-  }
-
-  __device__ __forceinline__ float2 next() {
-    if constexpr (kOneScale) return make_float2(__ldg(low++), 0.0f);
-    else return make_float2(__ldg(low++), __ldg(high++));
-  }
-};
-
-// A product that runs: its sums, and the scales of the thread's two rows.
+// A product that runs: its sums, the scales of the thread's two rows, and those of the weight: of the tile's columns
+// before a boundary, and of those from there on.
 struct Part {
-  float sums[kSums];
-  float2 of_input;
+  float sums[kPart];
+  float2 of_input, of_weight;
 };
 
 // What one warpgroup needs to multiply a block of k, and to add it to its sums with its scales.
@@ -94,35 +92,49 @@ struct Consumer {
   uint32_t full;           // barrier of slot 0
   uint32_t input, weight;  // words of the tiles of slot 0
   uint32_t scale;          // shared address of the thread's first scale in slot 0; its second is 8 floats on
+  uint32_t factors;        // shared address of the weight's scales in slot 0
   uint32_t given;          // of two lanes: where the barrier `empty` of slot 0 is in one block of the pair
   int lane;
-  int boundary;            // of the weight's scales
+  int boundary;            // of the weight's scales, in kGrain columns
   int phases;              // a bit for each slot
-  bool ready;              // the block that is started next is known to be there
 
-  __device__ __forceinline__ void start(Part& part, int slot) {
-    if (!ready) barrier_wait(full + slot * 8, phases >> slot & 1);
+  // Waits for a block of k, and reads its scales.
+  __device__ __forceinline__ void take(Part& part, int slot) {
+    barrier_wait(full + slot * 8, phases >> slot & 1);
     phases ^= 1 << slot;
-    const uint32_t from = scale + slot * kScaleBytes;
+    const uint32_t from = scale + slot * kScaleBytes, factor = factors + slot * kFactorBytes;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part.of_input.x) : "r"(from));
     asm volatile("ld.shared.f32 %0, [%1+32];" : "=f"(part.of_input.y) : "r"(from));
-    multiply_tiles(part.sums, input + slot * (kInputBytes >> 4), weight + slot * (kWeightBytes >> 4));
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part.of_weight.x) : "r"(factor));
+    if (!kOneScale) asm volatile("ld.shared.f32 %0, [%1+4];" : "=f"(part.of_weight.y) : "r"(factor));
   }
 
-  // kPending products were started after this one; `next` is the slot of the block that is started next.
-  template <int kPending>
-  __device__ __forceinline__ void add(Part& part, const float2& of_weight, float (&sum)[kSums], int slot, int next) {
-    wgmma_wait<kPending>();
-    ready = barrier_test(full + next * 8, phases >> next & 1);
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) pin(part.sums[i]);
+  __device__ __forceinline__ void multiply(Part& part, int slot, int half) {
+    multiply_tiles(part.sums, input + slot * (kInputBytes >> 4),
+                   weight + slot * (kWeightBytes >> 4) + half * (kWeightBytes / kHalves >> 4));
+  }
+
+  // The warp has read the last of a slot.
+  __device__ __forceinline__ void give(int slot) {
     __syncwarp();
     if (lane < 2) barrier_arrive_remote(given + slot * 8);
-    const float above_low = part.of_input.x * of_weight.x, below_low = part.of_input.y * of_weight.x;
-    const float above_high = part.of_input.x * of_weight.y, below_high = part.of_input.y * of_weight.y;
+  }
+
+  __device__ __forceinline__ void start(Part& part, int slot) {
+    take(part, slot);
+    multiply(part, slot, 0);
+  }
+
+  // sum += part, by its scales; where a block takes two products, their columns lie in two blocks of the weight's scales.
+  __device__ __forceinline__ void promote(Part& part, float* sum, int half) const {
 #pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j) {
-      const bool low = kOneScale || 8 * j / kGrain < boundary;
+    for (int i = 0; i < kPart; ++i) pin(part.sums[i]);
+    const float first = half == 0 ? part.of_weight.x : part.of_weight.y;
+    const float above_low = part.of_input.x * first, below_low = part.of_input.y * first;
+    const float above_high = part.of_input.x * part.of_weight.y, below_high = part.of_input.y * part.of_weight.y;
+#pragma unroll
+    for (int j = 0; j < kPart / 4; ++j) {
+      const bool low = kOneScale || kHalves == 2 || 8 * j / kGrain < boundary;
       const float above = low ? above_low : above_high, below = low ? below_low : below_high;
       sum[4 * j + 0] = fmaf(part.sums[4 * j + 0], above, sum[4 * j + 0]);
       sum[4 * j + 1] = fmaf(part.sums[4 * j + 1], above, sum[4 * j + 1]);
@@ -130,93 +142,107 @@ struct Consumer {
       sum[4 * j + 3] = fmaf(part.sums[4 * j + 3], below, sum[4 * j + 3]);
     }
   }
+
+  // kPending products were started after this one.
+  template <int kPending>
+  __device__ __forceinline__ void add(Part& part, float (&sum)[kSums], int slot) {
+    wgmma_wait<kPending>();
+    give(slot);
+    promote(part, sum, 0);
+  }
+
+  // A block of k from beginning to end.
+  __device__ __forceinline__ void step(Part& part, float (&sum)[kSums], int slot) {
+    start(part, slot);
+    if constexpr (kHalves == 2) {
+      wgmma_wait<0>();
+      promote(part, sum, 0);
+      multiply(part, slot, 1);
+      wgmma_wait<0>();
+      give(slot);
+      promote(part, sum + kPart, 1);
+    } else {
+      add<0>(part, sum, slot);
+    }
+  }
 };
 
 // `count` blocks of one tile, one after the other; the first is in slot 0.
-__device__ __forceinline__ void sum_single(Consumer& self, WeightScales& scales, int count, float (&sum)[kSums]) {
+__device__ __forceinline__ void sum_single(Consumer& self, int count, float (&sum)[kSums]) {
   Part part;
-  float2 next = scales.next();
-  for (int first = 0; first < count; first += kStages) {
+  int b = 0;
+  for (; b + kStages <= count; b += kStages) {
 #pragma unroll
-    for (int slot = 0; slot < kStages; ++slot) {
-      if (first + slot >= count) break;
-      const float2 now = next;
-      if (first + slot + 1 < count) next = scales.next();
-      self.start(part, slot);
-      self.add<0>(part, now, sum, slot, (slot + 1) % kStages);
-    }
+    for (int slot = 0; slot < kStages; ++slot) self.step(part, sum, slot);
   }
+#pragma unroll 1
+  for (int slot = 0; b < count; ++b, ++slot) self.step(part, sum, slot);
 }
 
 // The same; the products of the next block run while those of this one are added.
-__device__ __forceinline__ void sum_double(Consumer& self, WeightScales& scales, int count, float (&sum)[kSums]) {
+__device__ __forceinline__ void sum_double(Consumer& self, int count, float (&sum)[kSums]) {
   static_assert(!kDouble || kStages % 2 == 0, "even blocks of k have even slots");
   Part even, odd;
-  float2 of_even = scales.next(), of_odd;
   self.start(even, 0);
-  self.ready = false;
   int b = 0;
   for (; b + kStages < count; b += kStages) {
 #pragma unroll
     for (int slot = 0; slot < kStages; slot += 2) {
-      of_odd = scales.next();
       self.start(odd, slot + 1);
-      self.add<1>(even, of_even, sum, slot, (slot + 2) % kStages);
-      of_even = scales.next();
+      self.add<1>(even, sum, slot);
       self.start(even, (slot + 2) % kStages);
-      self.add<1>(odd, of_odd, sum, slot + 1, (slot + 3) % kStages);
+      self.add<1>(odd, sum, slot + 1);
     }
   }
-  int slot = 0, next = 1, after = 2 % kStages;  // of the block that is added, and of the next ones
-  auto advance = [&] { slot = next, next = after, after = after + 1 == kStages ? 0 : after + 1; };
+  int slot = 0, next = 1;  // of the block that is added, and of the one after it
+  auto advance = [&] { slot = next, next = next + 1 == kStages ? 0 : next + 1; };
   for (; b + 2 < count; b += 2) {
-    of_odd = scales.next();
     self.start(odd, next);
-    self.add<1>(even, of_even, sum, slot, after);
+    self.add<1>(even, sum, slot);
     advance();
-    of_even = scales.next();
     self.start(even, next);
-    self.add<1>(odd, of_odd, sum, slot, after);
+    self.add<1>(odd, sum, slot);
     advance();
   }
   if (b + 1 < count) {
-    of_odd = scales.next();
     self.start(odd, next);
-    self.add<1>(even, of_even, sum, slot, after);
-    self.add<0>(odd, of_odd, sum, next, after);
+    self.add<1>(even, sum, slot);
+    self.add<0>(odd, sum, next);
   } else {
-    self.add<0>(even, of_even, sum, slot, next);
+    self.add<0>(even, sum, slot);
   }
 }
 
-// `count` blocks of a tile from where `scales` begins, to sums that start at 0.
-__device__ __forceinline__ void sum_blocks(Consumer& self, WeightScales& scales, int count, float (&sum)[kSums]) {
+// `count` blocks of a tile that starts at a column, to sums that start at 0.
+__device__ __forceinline__ void sum_blocks(Consumer& self, int column, int count, float (&sum)[kSums]) {
 #pragma unroll
   for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
-  self.ready = false, self.boundary = scales.boundary;
-  if constexpr (kDouble) sum_double(self, scales, count, sum);
-  else sum_single(self, scales, count, sum);
+  self.boundary = (128 - column % 128) / kGrain;
+  if constexpr (kDouble) sum_double(self, count, sum);
+  else sum_single(self, count, sum);
 }
 
 // --- A block --------------------------------------------------------------------------------------------------------
 
-// Shared memory: `tiles` begins the stages at a multiple of 1024 bytes, then come the scales of all stages, then `rest`.
+// Shared memory, which starts at a multiple of 1024 bytes: the stages' tiles, kStaging bytes, a multiple of it too, the
+// scales, and the barriers.
+template <int kStaging = 0>
 struct Memory {
-  char *tiles, *rest;
+  char* tiles;
   Pipeline at;
+  uint32_t staging;
 
-  __device__ __forceinline__ Memory(char* raw, uint64_t* barriers) {
-    const uint32_t misfit = shared_address(raw) % 1024;
-    tiles = raw + (misfit == 0 ? 0 : 1024 - misfit);
-    char* scales = tiles + kStages * (kInputBytes + kWeightBytes);
-    rest = scales + kStages * kScaleBytes;
-    at = {shared_address(tiles), shared_address(tiles) + kStages * kInputBytes, shared_address(scales),
-          shared_address(barriers), shared_address(barriers + kStages)};
+  __device__ __forceinline__ explicit Memory(char* raw) : tiles(raw) {
+    if (shared_address(raw) % 1024 != 0) __trap();
+    const uint32_t first = shared_address(raw), scales = first + kStages * (kInputBytes + kWeightBytes) + kStaging;
+    const uint32_t factors = scales + kStages * kScaleBytes, full = factors + kStages * kFactorBytes;
+    at = {first, first + kStages * kInputBytes, scales, factors, full, full + kStages * 8};
+    staging = scales - kStaging;
   }
 
-  // By one thread, before the cluster meets.
+  // By one thread, before the cluster meets. A stage is full when its tiles are there, and the weight's scales.
   __device__ __forceinline__ void start_barriers() const {
-    for (int i = 0; i < kStages; ++i) barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, 16);
+    for (int i = 0; i < kStages; ++i) barrier_init(at.full + i * 8, 2), barrier_init(at.empty + i * 8, 16);
     barrier_init_fence();
   }
 
@@ -228,7 +254,8 @@ struct Memory {
     self.input = uniform(tile_word(at.input + warp / 4 * 64 * kDepth));
     self.scale = at.scale + (warp * 16 + lane / 4) * 4;
     self.given = address_at(at.empty, pair + lane % 2);
-    self.lane = lane, self.phases = 0, self.ready = false;
+    self.factors = at.factors;
+    self.lane = lane, self.phases = 0;
     return self;
   }
 };

@@ -36,12 +36,12 @@ KERNELS = (*BLOCK_ROWS, *WIDENED_ROWS)
 """The rows of the table whose products are of csrc/cuda. The others that launch from it quantize inputs with it."""
 
 TILES = tuple(
-    Tiled(columns, common, stages, 8, divide)
-    for columns, stages in ((128, 6), (192, 5))
+    hopper_fp8_choice.tiled(columns, common, divide)
+    for columns in hopper_fp8_choice.TILES
     for common in (0, 1)
     for divide in (False, True)
 )
-"""Of hopper_fp8_block.cu: all that its compile-time numbers allow, whether a product asks for it today or not."""
+"""Of hopper_fp8_block.cu: all widths, whether a product asks for them with such a pair today or not."""
 
 NOT_A_KIND = ("split", "stages", "together", "group")
 
@@ -94,9 +94,10 @@ def cases(table: Table, chip: CudaChip) -> Iterator[Case]:
         return problem("w8a16_fp8", k, weight_granularity=granularity, **details)
 
     rows, some = (1, 8, 17, 40, 70, 100, 200, 300), (1, 17, 70, 200)
-    yield Case(block(K, "bf16", bias=True), rows, BLOCK_ROWS)
-    yield Case(block(K, "f16"), some, BLOCK_ROWS)
-    yield Case(block(K, "f32", bias=True), some, BLOCK_ROWS)
+    tiles = tuple(Forced("hopper_fp8_block", 300, (tile,)) for tile in TILES[::4])
+    yield Case(block(K, "bf16", bias=True), rows, BLOCK_ROWS, tiles)
+    yield Case(block(K, "f16"), some, BLOCK_ROWS, tiles)
+    yield Case(block(K, "f32", bias=True), some, BLOCK_ROWS, tiles)
     yield Case(block(K, "bf16", weight_scale="e8m0"), some[:1], BLOCK_ROWS)
     yield Case(block(LONG_K, "bf16"), (1, 8, 17, 100, 200), BLOCK_ROWS, tuple(_forced_blocks(chip)))
     rows = (1, 17, 70, 200, 300)

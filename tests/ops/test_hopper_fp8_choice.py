@@ -14,11 +14,13 @@ from kerneltable.ops.hopper_fp8_choice import (
     MOST_STAGES,
     ROOM,
     SOME_ROWS,
+    TILES,
     Parted,
     Stream,
     Tiled,
     may_divide,
     tile_bytes,
+    tiled,
     variant,
 )
 
@@ -74,12 +76,17 @@ def test_no_tile_of_parts_has_weight_scales_of_three_blocks(columns: int) -> Non
     ("size", "expected"),
     [
         ((128, 2112, 7168), Parted(64, 1, 8, 3)),
-        ((128, 24576, 1536), Tiled(192, 1, 5, 8)),
+        ((128, 24576, 1536), tiled(192, 1)),
         ((128, 4096, 7168), Parted(128, 1, 6, 3)),
         ((128, 8192, 28672), Parted(144, 1, 6, 2)),
         ((256, 4096, 7168), Parted(144, 0, 6, 2)),
         ((256, 10240, 5120), Parted(160, 0, 6, 1)),
-        ((256, 32768, 512), Tiled(128, 0, 6, 8)),
+        ((256, 32768, 512), tiled(128, 0)),
+        ((1024, 2112, 7168), tiled(192, 0)),
+        ((1024, 10240, 5120), tiled(128, 0)),
+        ((1024, 5120, 25600), tiled(128, 0, divide=True)),
+        ((4096, 32768, 512), tiled(256, 0)),
+        ((8192, 8192, 28672), tiled(256, 0)),
     ],
 )
 def test_what_was_fastest_when_it_was_timed_is_chosen(size: tuple[int, int, int], expected: Parted | Tiled) -> None:
@@ -106,3 +113,17 @@ def test_a_divided_tile_has_few_parts_unless_there_are_few_tiles() -> None:
 
 def test_the_fixed_instance_divides_nothing() -> None:
     assert not FIXED.divide
+
+
+@pytest.mark.parametrize("output", ["bf16", "f16", "f32"])
+@pytest.mark.parametrize("columns", TILES)
+def test_a_tile_fits_and_is_stored_in_whole_rounds(columns: int, output: str) -> None:
+    found = tiled(columns, 0)
+    assert found.shared_bytes(output) <= ROOM
+    assert columns % (64 * found.chunks) == 0
+    assert columns > 128 or found.stages % 2 == 0
+
+
+def test_every_width_of_tile_is_chosen_for_some_product() -> None:
+    asked = [variant(m, n, k, 132) for m in (512, 1024, 4096) for n in range(1024, 16385, 1024) for k in (2048, 7168)]
+    assert {one.columns for one in asked if isinstance(one, Tiled)} == set(TILES)

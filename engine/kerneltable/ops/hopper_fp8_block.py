@@ -19,7 +19,7 @@ from kerneltable.ops.hopper_fp8_choice import DEPTH, FIXED, Choice, Parted, Stre
 
 TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER)
 STREAM_TYPES = (*TYPES, INT32, INT32, INT32)
-TILED_TYPES = (*TYPES, POINTER, POINTER, INT32, INT32, INT32, INT32)
+TILED_TYPES = (BY_VALUE, *TYPES, POINTER, POINTER, INT32, INT32, INT32, INT32)
 WARPGROUPS = 2
 """That multiply in a block of hopper_fp8_block.cu; each has a flag."""
 
@@ -42,11 +42,11 @@ def instance_of(choice: Choice, output: str) -> Instance:
         name, shared = "hopper_fp8_block_stream", choice.shared_bytes
         numbers |= {"SPLIT": choice.split}
     elif isinstance(choice, Parted):
-        name, shared = "hopper_fp8_block_parts", 1024 + choice.stages * tile_bytes(choice.columns)
+        name, shared = "hopper_fp8_block_parts", choice.stages * tile_bytes(choice.columns)
         numbers |= {"COMMON": choice.common, "SPLIT": choice.split}
     else:
-        name, shared = "hopper_fp8_block", 1024 + choice.stages * tile_bytes(choice.columns) + 8 * 16 * 72 * 2
-        numbers |= {"COMMON": choice.common, "GROUP": choice.group}
+        name, shared = "hopper_fp8_block", choice.shared_bytes(output)
+        numbers |= {"COMMON": choice.common, "GROUP": choice.group, "CHUNKS": choice.chunks}
     defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers.items()))
     types = TILED_TYPES if isinstance(choice, Tiled) else STREAM_TYPES
     return Instance(f"cuda/{name}.cu", name, types, shared, defines, early=True)
@@ -62,6 +62,7 @@ class Launch:
     weight, codes, scales   rows and columns of one copy of each
     divided                 tiles that are divided along k by workers that stay; None: no such instance
     part_bytes, flags       what blocks leave for each other: memory, and 32-bit words that are 0 before and after
+    output                  its dtype, for workers that stay: the copy engine stores their tiles
     """
 
     function: Function
@@ -73,6 +74,7 @@ class Launch:
     divided: int | None = None
     part_bytes: int = 0
     flags: int = 0
+    output: str = ""
 
 
 @lru_cache(maxsize=65536)
@@ -93,7 +95,7 @@ def prepare(m: int, n: int, k: int, output: str, chip: CudaChip, device: int, ch
     divided = tiles % most if choice.divide else 0
     blocks = 2 * (most if divided else min(most, tiles))
     parts, flags = (blocks * 128 * columns * 4, WARPGROUPS * blocks) if divided else (0, 0)
-    return Launch(function, (blocks, 1, 1), (384, 1, 1), *boxes, divided, parts, flags)
+    return Launch(function, (blocks, 1, 1), (384, 1, 1), *boxes, divided, parts, flags, output)
 
 
 def most_flags(chip: CudaChip) -> int:
@@ -143,7 +145,9 @@ def start(
     if launch.divided is None:
         launch.function(launch.grid, launch.block, (*addresses, *sizes), every)
     else:
-        launch.function(launch.grid, launch.block, (*addresses, *parts, *sizes, launch.divided), every)
+        (m, n, _), size = sizes, 4 if launch.output == "f32" else 2
+        out = tensor_map(addresses[2], launch.output, m, n, n * size, (16, 128 // size))
+        launch.function(launch.grid, launch.block, (*addresses, *parts, *sizes, launch.divided), (*every, out.address))
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,15 +50,23 @@ whose sums are not added while products run; bytes per microsecond from memory, 
 multiprocessors. For 20 products at 128 and 256 rows its choice took 0.5 % longer than the fastest of eleven instances
 that were timed, 4 % at most."""
 
-DIVIDING = 20
-"""For many rows: blocks (products of 128 x 128 x 128) that dividing tiles along k costs."""
+DIVIDING, DIVIDING_LONG, DISORDER = 15, 0.2, 1.02
+"""For many rows, what dividing tiles along k costs: blocks (products of 128 x 128 x 128) for 128 columns of a tile,
+more for each block of k, and a share of everything, since tiles that share rows then run at different times. On six
+products the extra was 30 to 150 blocks."""
 
 MOST_PARTS = 4
 """Into which a tile is divided, unless there are few tiles: one block adds them all, one after the other. Of 68 tiles
 for 66 pairs two would be left, in 33 parts each: 67 us where others take 32 (2112 x 7168, 1024 rows)."""
 
-WIDE_TILE = 1.05
-"""For many rows: how much longer a column of a tile of 192 takes than one of 128."""
+TILES = MappingProxyType({128: (6, 1, 1.0), 192: (5, 1, 0.96), 256: (4, 2, 0.91)})
+"""Columns of a tile of hopper_fp8_block.cu -> its stages, how many chunks of the output it stages, and what a column
+takes beside one of a tile of 128. A wider tile moves fewer bytes through caches and shared memory for as many products,
+and from 1024 rows on the chip's power limit makes bytes time."""
+
+
+CHUNK_BYTES = 128 * 64 * 2
+"""Of 64 columns of a tile of the output, as hopper_fp8_block.cu stages them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,12 @@ class Tiled:
     common: int
     stages: int
     group: int
+    chunks: int = 1
     divide: bool = False
+
+    def shared_bytes(self, output: str) -> int:
+        """Dynamic shared memory: the stages, and what is staged of an output of 16 bits."""
+        return self.stages * tile_bytes(self.columns) + (0 if output == "f32" else self.chunks * CHUNK_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +116,21 @@ class Parted:
 
 Choice = Stream | Tiled | Parted
 
-FIXED = Tiled(128, 1, 6, 8)
-"""For every m alike: whole tiles, each row of which is summed in the order of k, whatever else is in the tile."""
-
 
 def tile_bytes(columns: int) -> int:
-    """Shared memory of a block of k in the tiled kernels: 128 rows of the input with their scales, and the weight."""
-    return (128 + columns) * DEPTH + 512
+    """Shared memory of a block of k in the tiled kernels: 128 rows of the input with their scales, the weight with two,
+    and two barriers."""
+    return (128 + columns) * DEPTH + 512 + 8 + 16
+
+
+def tiled(columns: int, common: int, divide: bool = False) -> Tiled:
+    """The instance with so wide a tile."""
+    stages, chunks, _ = TILES[columns]
+    return Tiled(columns, common, stages, 8, chunks, divide)
+
+
+FIXED = tiled(128, 1)
+"""For every m alike: whole tiles, each row of which is summed in the order of k, whatever else is in the tile."""
 
 
 def stage_bytes(columns: int) -> int:
@@ -172,14 +193,14 @@ def _timed(m: int, n: int, k: int, multiprocessors: int) -> Iterator[tuple[float
             if 2 * split * tiles <= FITTING[split] * multiprocessors:
                 taken = time(columns, blocks / split, 2 * tiles * blocks) + EXCHANGE[split]
                 yield taken, Parted(columns, common, _stages(columns), split)
-    for columns, stages in ((128, 6), (192, 5)):
+    for columns in (128, 192):
         tiles = high * -(-n // (columns * (1 + common)))
         waves = -(-tiles // pairs)
         whole = time(columns, waves * blocks, 2 * tiles * blocks) + (waves - 1) * WAVE
-        yield whole, Tiled(columns, common, stages, 8)
+        yield whole, tiled(columns, common)
         if may_divide(tiles, pairs):
             divided = time(columns, tiles * blocks / pairs, 2 * tiles * blocks) + DIVIDED * columns / 128
-            yield divided, Tiled(columns, common, stages, 8, divide=True)
+            yield divided, tiled(columns, common, divide=True)
 
 
 def _stages(columns: int) -> int:
@@ -190,13 +211,13 @@ def _stages(columns: int) -> int:
 
 def _tiled(m: int, n: int, blocks: int, pairs: int) -> Tiled:
     """The tile whose waves over the chip take least time, whole or with the last wave divided along k."""
-    best, choice = float("inf"), Tiled(128, 0, 6, 8)
-    for columns, stages in ((128, 6), (192, 5)):
+    best, choice = float("inf"), FIXED
+    for columns, (_, _, each) in TILES.items():
         tiles = -(-m // 256) * -(-n // columns)
-        block = blocks * columns / 128 * (1.0 if columns == 128 else WIDE_TILE)
+        block = blocks * columns / 128 * each
         whole, divided = -(-tiles // pairs) * block, float("inf")
         if may_divide(tiles, pairs):
-            divided = tiles / pairs * block + DIVIDING
+            divided = tiles / pairs * block * DISORDER + (DIVIDING + DIVIDING_LONG * blocks) * columns / 128
         if min(whole, divided) < best:
-            best, choice = min(whole, divided), Tiled(columns, 0, stages, 8, divided < whole)
+            best, choice = min(whole, divided), tiled(columns, 0, divided < whole)
     return choice
