@@ -9,14 +9,14 @@
 // weight.
 //
 // m is at most KT_COLUMNS; k is a multiple of 16, and x and its rows begin at multiples of 16 bytes.
-// Compile-time: the numbers of hopper_stream.cuh (KT_COLUMNS 8 or 16), KT_IN, KT_WIDTH (quantize_tile.cuh),
-// KT_QUANTIZERS.
+// Compile-time: the numbers of hopper_stream.cuh (KT_COLUMNS 8, or 16 for 16-bit inputs), KT_IN, KT_WIDTH
+// (quantize_tile.cuh), KT_QUANTIZERS.
 #include "hopper_stream.cuh"
 #include "numbers.cuh"
 #include "quantize_tile.cuh"
 
 constexpr int kQuantizers = KT_QUANTIZERS, kAll = kConsumers + 32 + 32 * kQuantizers;
-static_assert(kColumns <= 16, "for few rows");
+static_assert(kColumns / kTogether <= kQuantizers * kVectors, "a warp has one share of a tile, and arrives for it once");
 
 // One lane keeps the copies of up to kStages tiles of the weight in flight.
 __device__ void produce(const Pipeline& at, const TensorMap* weight, const Place& here, int first, int count) {

@@ -69,11 +69,12 @@ def test_one_launch_has_the_bits_of_two(n: int, k: int, dtype: str) -> None:
     ("split", "stages", "columns", "dtype"),
     [
         (1, 2, 8, torch.bfloat16),
-        (1, 8, 16, torch.float32),
+        (1, 8, 16, torch.float16),
         (3, 4, 8, torch.float32),
         (3, 4, 16, torch.bfloat16),
         (8, 5, 8, torch.bfloat16),
-        (8, 5, 16, torch.float32),
+        (8, 5, 8, torch.float32),
+        (8, 5, 16, torch.float16),
     ],
 )
 def test_every_instance_has_the_bits_of_the_streaming_one(
