@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from sanitize_cases import KERNELS, Case, Quantizing, cases, quantizings
-from sanitize_launches import Launches, entries, entries_of, rows_for, use_exact_memory
+from sanitize_launches import Launches, entries, entries_of, outputs_filled, rows_for, use_exact_memory
 
 import kerneltable as kt
 from kerneltable.kernels import registry
@@ -109,7 +109,8 @@ class Run:
         self.launches.user = kernel
         worst = 0.0
         for m, how, call in self.calls(case, kernel, bound, data, bias):
-            out = call()
+            with outputs_filled((m, problem.n)):
+                out = call()
             if self.dry:
                 continue
             ref, magnitude = (part[:m] for part in reference(quantizes_input(problem, row.kind)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from itertools import count
@@ -97,6 +98,22 @@ def use_exact_memory(kernels: Iterable[str], where: torch.device, *, dry: bool) 
         from cuda.bindings import driver
 
         driver.cuTensorMapEncodeTiled = lambda *description: (0, SimpleNamespace(getPtr=lambda: 0))
+
+
+@contextmanager
+def outputs_filled(shape: tuple[int, int]) -> Iterator[None]:
+    """Tensors of this shape that are made meanwhile hold NaN: what a kernel does not write is seen in its result."""
+    empty, new_empty = torch.empty, torch.Tensor.new_empty
+
+    def filled(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.fill_(torch.nan) if tuple(tensor.shape) == shape and tensor.is_floating_point() else tensor
+
+    torch.empty = lambda *sizes, **more: filled(empty(*sizes, **more))  # type: ignore[assignment]
+    torch.Tensor.new_empty = lambda self, *sizes, **more: filled(new_empty(self, *sizes, **more))  # type: ignore
+    try:
+        yield
+    finally:
+        torch.empty, torch.Tensor.new_empty = empty, new_empty  # type: ignore[method-assign]
 
 
 def entries() -> set[Entry]:
