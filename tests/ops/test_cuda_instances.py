@@ -66,6 +66,14 @@ def test_more_shared_memory_than_the_chip_has_is_refused_before_compiling(tmp_pa
 
 
 @needs_nvrtc
+def test_a_source_without_the_function_is_no_code(tmp_path: Path) -> None:
+    one = cuda_instances.instances("hopper_w8a16", [Product(1, 64, 128, 132)])[0]
+    part = replace(one, name=one.name[:-1])  # the beginning of a name is none
+    with pytest.raises(KernelUnavailable, match=rf"{one.file}: compiled, but has no function {part.name}; it must"):
+        compiled(part, cuda_chip(ARCHITECTURES["sm90"], 132), CompileSettings(folder=tmp_path))
+
+
+@needs_nvrtc
 def test_code_for_features_that_the_row_does_not_name_is_no_code(tmp_path: Path) -> None:
     without = described("sm90", features=ARCHITECTURES["sm90"].features - {"wgmma"})
     one = cuda_instances.instances("hopper_w8a16", [Product(1, 64, 128, 132)])[0]

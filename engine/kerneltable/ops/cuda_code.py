@@ -51,14 +51,20 @@ def compiled(instance: Instance, chip: CudaChip, settings: CompileSettings) -> B
     """The cubin of an instance for a chip, from the cache or compiled now.
 
     errors    KernelUnavailable when it wants more shared memory than the chip has, without NVRTC, when compiling is
-              forbidden and no binary is there, or with the compiler's own words
+              forbidden and no binary is there, when the source has no such function, or with the compiler's own words
     """
     if instance.shared_bytes > chip.shared_bytes:
         raise KernelUnavailable(
             f"{instance.file}: {instance.name} wants {instance.shared_bytes} bytes of shared memory for "
             f"{_said(instance.defines)}; {chip.name} has {chip.shared_bytes}"
         )
-    return compile_cubin(source(instance.file), chip.target, settings, {**dict(chip.macros), **dict(instance.defines)})
+    macros: dict[str, str | int] = {**dict(chip.macros), **dict(instance.defines)}
+    binary = compile_cubin(source(instance.file), chip.target, settings, macros)
+    if f".text.{instance.name}\0".encode() not in binary.content:  # a section of the ELF file for each function
+        raise KernelUnavailable(
+            f'{instance.file}: compiled, but has no function {instance.name}; it must define one, extern "C"'
+        )
+    return binary
 
 
 @lru_cache(maxsize=4096)

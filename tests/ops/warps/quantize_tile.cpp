@@ -22,8 +22,13 @@ struct Listed {
 
   uint8_t* tile(int i) const { return codes + static_cast<int64_t>(i) * rows * 128; }
   float* scales(int i) const { return all_scales + static_cast<int64_t>(i) * rows; }
-  void empty(int i) const { asked[i] += threadIdx.x % 32 == 0; }
-  void filled(int i) const { done[i] += threadIdx.x % 32 == 0; }
+  void empty(int i) const { count(asked[i]); }
+  void filled(int i) const { count(done[i]); }
+
+ private:
+  static void count(int& times) {
+    if (threadIdx.x % 32 == 0) ++times;  // the other lanes are threads too, and must not write
+  }
 };
 
 // `across` warps one after another take kVectors reads each.
