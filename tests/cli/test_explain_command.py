@@ -66,8 +66,8 @@ def test_the_output_dtype_follows_the_input(ask: Ask) -> None:
 
 
 def test_select_prints_the_kernel_alone(ask: Ask) -> None:
-    assert ask("select", *ASKED) == Answer(0, "torch_scaled_mm_block\n", "")
-    assert ask("select", *ASKED, "--format", "json").json["chosen"] == "torch_scaled_mm_block"
+    assert ask("select", *ASKED) == Answer(0, "hopper_fp8_block\n", "")
+    assert ask("select", *ASKED, "--format", "json").json["chosen"] == "hopper_fp8_block"
 
 
 def test_no_kernel_is_exit_1(ask: Ask) -> None:
@@ -85,7 +85,7 @@ def test_no_kernel_is_exit_1(ask: Ask) -> None:
 def test_require_prefer_and_disable_are_the_last_layer(ask: Ask, tmp_path: Path) -> None:
     assert ask("select", *ASKED, "--require", "reference").out == "reference\n"
     assert ask("select", *ASKED, "--prefer", "triton_w8a16").out == "triton_w8a16\n"
-    assert ask("select", *ASKED, "--disable", "torch_scaled_mm_block").out == "mma_fp8_block\n"
+    assert ask("select", *ASKED, "--disable", "hopper_fp8_block").out == "torch_scaled_mm_block\n"
     file = override(tmp_path, "override: 1\nroutes: {fp8_block_w8a8: {cuda: {prefer: reference}}}\n")
     assert ask("select", *ASKED, "-f", file).out == "reference\n"
     assert ask("select", *ASKED, "-f", file, "--prefer", "triton_w8a16").out == "triton_w8a16\n"
@@ -144,9 +144,9 @@ def test_an_unknown_chip_is_answered(ask: Ask) -> None:
 
 
 def test_another_table_is_read(ask: Ask, tmp_path: Path) -> None:
-    text = load_table().layers[0].text.replace("      - torch_scaled_mm_block\n", "", 1)
+    text = load_table().layers[0].text.replace("      - hopper_fp8_block\n", "", 1)
     file = override(tmp_path, text, "mine.yaml")
-    assert ask("select", *ASKED, "--table", file).out == "mma_fp8_block\n"
+    assert ask("select", *ASKED, "--table", file).out == "torch_scaled_mm_block\n"
 
 
 def test_a_run_elsewhere_is_no_verification_here(ask: Ask) -> None:

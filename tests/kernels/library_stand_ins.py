@@ -56,8 +56,12 @@ def block_product(
 
 
 def fp8_gemm_nt(a: Any, b: Any, d: torch.Tensor, c: Any = None, recipe: Any = None, compiled_dims: str = "nk") -> None:
-    """deep_gemm 2: pairs of codes and scales, both K-major, the result written to d, which is bf16 on SM90."""
+    """deep_gemm 2: pairs of codes and scales, the result written to d, which is bf16 on SM90; scales of the input whose
+    rows lie together, m rounded up to 4, are taken as they are."""
     assert c is None
+    m, groups = a[1].shape
+    assert m == 1 or a[1].stride(0) == 1
+    assert groups == 1 or a[1].stride(1) == -(-m // 4) * 4
     assert a[0].dtype == b[0].dtype == E4M3
     assert a[0].is_contiguous()
     assert b[0].is_contiguous()
@@ -306,6 +310,7 @@ def humming_forward(
     weight: torch.Tensor,
     weight_scale: torch.Tensor | None = None,
     locks: torch.Tensor | None = None,
+    compute_config: str | None = None,
 ) -> torch.Tensor:
     """Weights times scales rounded to bf16, then the product; the scale of a tensor applied to the sum."""
     assert inputs.is_contiguous()
@@ -313,6 +318,7 @@ def humming_forward(
     assert locks is not None
     assert weight_scale is not None
     assert not locks.any()
+    assert compute_config == '{"use_batch_invariant": true}'  # else two runs may differ
     codes = (weight ^ KEY).view(E4M3).double()
     if weight_scale.dtype == torch.float32:
         return ((inputs.double() @ codes.t()) * weight_scale.double()).to(inputs.dtype)

@@ -26,6 +26,7 @@ from kerneltable.table import load_table
 TABLE = load_table()
 PACKAGES = {
     "deepgemm_fp8_block": "deep_gemm",
+    "sgl_deepgemm_fp8_block": "deep_gemm",
     "flashinfer_fp8_block_sm90": "flashinfer",
     "flashinfer_mxfp8": "flashinfer",
     "vllm_cutlass_fp8_block": "vllm",
@@ -37,6 +38,9 @@ PACKAGES = {
     "xpu_fp8_gemm_block": "vllm_xpu_kernels",
     "xpu_fp8_gemm": "vllm_xpu_kernels",
 }
+RAN = {"sgl_deepgemm_fp8_block"}
+"""On an H200."""
+
 SHAPES = [(1, 128, 128), (5, 256, 640)]
 
 
@@ -73,11 +77,12 @@ def dtype_of(name: str) -> torch.dtype:
 
 @pytest.mark.parametrize("scale", ["f32", "bf16", "e8m0"])
 @pytest.mark.parametrize(("m", "n", "k"), [*SHAPES, (3, 192, 256)])
+@pytest.mark.parametrize("kernel", ["deepgemm_fp8_block", "sgl_deepgemm_fp8_block"])
 def test_deepgemm_gets_pairs_of_codes_and_float_scales(
-    monkeypatch: pytest.MonkeyPatch, m: int, n: int, k: int, scale: str
+    monkeypatch: pytest.MonkeyPatch, m: int, n: int, k: int, scale: str, kernel: str
 ) -> None:
     fake.install(monkeypatch, "deep_gemm", fp8_gemm_nt=fake.fp8_gemm_nt)
-    check("deepgemm_fp8_block", problem_of("fp8_block_w8a8", m, n, k, weight_scale=scale))
+    check(kernel, problem_of("fp8_block_w8a8", m, n, k, weight_scale=scale))
 
 
 @pytest.mark.parametrize("scale", ["f32", "bf16", "e8m0"])
@@ -341,7 +346,7 @@ def test_a_row_of_a_library_is_bounded_and_says_what_it_needs(kernel: str) -> No
     own = {p.name for p in row.needs} - {"torch"}
     assert len(own) == 1
     assert all(p.values == (False,) for p in row.accepts if p.key == "accepts.bias")
-    assert row.status == ("verified" if kernel == "humming_w8a16" else "unverified")  # humming ran on an H200
+    assert row.status == ("verified" if kernel in RAN else "unverified")
 
 
 def test_rows_of_libraries_change_nothing_where_the_libraries_are_absent() -> None:
@@ -363,7 +368,7 @@ def test_rows_of_libraries_change_nothing_where_the_libraries_are_absent() -> No
     ("name", "scheme", "kernel"),
     [
         ("a100", "fp8_block_w8a8", "vllm_marlin_fp8"),
-        ("h200", "fp8_block_w8a8", "deepgemm_fp8_block"),
+        ("h200", "fp8_block_w8a8", "hopper_fp8_block"),
         ("b200", "fp8_block_w8a8", "vllm_cutlass_fp8_block"),
         ("dgx-spark", "mxfp8", "flashinfer_mxfp8"),
         ("rtx-3090", "w8a16_fp8", "humming_w8a16"),

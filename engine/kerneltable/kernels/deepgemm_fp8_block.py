@@ -1,7 +1,8 @@
 """deepgemm_fp8_block: DeepGEMM's fp8_gemm_nt on SM90, 1x128 inputs and 128x128 weights with float32 scales.
 
 Source of the calling convention: DeepGEMM (MIT), README "Usage" and csrc/apis/gemm.hpp. On SM100 it takes power-of-two
-scales only, for inputs too, which is another scheme than fp8_block_w8a8: the row is for SM90.
+scales only, for inputs too, which is another scheme than fp8_block_w8a8: the row is for SM90. sgl_deepgemm_fp8_block is
+the same for the distribution of SGLang.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 class Kernel:
     """A bound layer: the weight as in the checkpoint, its scales widened to f32 once."""
 
+    distribution = "deep-gemm"
+
     def __init__(
         self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor, chip: CudaChip | None = None
     ) -> None:
@@ -30,19 +33,28 @@ class Kernel:
 
         errors   KernelUnavailable when deep_gemm cannot be imported or has no fp8_gemm_nt
         """
-        self._gemm = library_function("deep_gemm", "fp8_gemm_nt", "deep-gemm")
+        self._gemm = library_function("deep_gemm", "fp8_gemm_nt", self.distribution)
         self._weight = (weight.contiguous(), widen_scale(weight_scale).contiguous())
-        self._quantize = input_quantizer(problem, weight.device, chip=chip)
+        self._quantize = input_quantizer(problem, weight.device, chip=chip, by_column=True)
         self._output: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [m, k] -> codes [m, k] e4m3 and scales [m, k / 128] f32."""
-        return self._quantize(x)
+        """x [m, k] -> codes [m, k] e4m3 and scales [m, k / 128] f32 with strides 1 and m rounded up to 4.
+
+        Laid out so, the library takes the scales as they are; else it transposes them first, in a launch of its own.
+        """
+        codes, scales = self._quantize(x)
+        return codes[: x.shape[0]], scales[: x.shape[0]]
+
+    def product(self, quantized: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor | None = None) -> torch.Tensor:
+        """What quantize gave -> [m, n] in the output dtype; bias None: the row takes none."""
+        refuse_bias(bias)
+        codes, weight = quantized[0], self._weight[0]
+        out = torch.empty(codes.shape[0], weight.shape[0], dtype=self._output, device=codes.device)
+        self._gemm(quantized, self._weight, out)
+        return out
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T; x [m, k], bias None: the row takes none; returns [m, n] in the output dtype."""
         refuse_bias(bias)
-        codes, scales = self.quantize(x)
-        out = torch.empty(x.shape[0], self._weight[0].shape[0], dtype=self._output, device=x.device)
-        self._gemm((codes, scales), self._weight, out)
-        return out
+        return self.product(self.quantize(x))

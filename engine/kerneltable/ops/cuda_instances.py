@@ -41,6 +41,7 @@ MODULES: Mapping[str, tuple[Ask, ...]] = MappingProxyType(
         "marlin_w8a16": (marlin_w8a16.instances, cuda_parts.instances),
         "mma_fp8_block": (mma_fp8_block.instances, cuda_parts.instances, cuda_quantize.instances),
         "deepgemm_fp8_block": (cuda_quantize.instances,),
+        "sgl_deepgemm_fp8_block": (cuda_quantize.instances,),
         "flashinfer_fp8_block_sm90": (cuda_quantize.instances,),
         "flashinfer_mxfp8": (cuda_quantize.mx_instances,),
         "torch_scaled_mm_block": (cuda_quantize.instances,),
