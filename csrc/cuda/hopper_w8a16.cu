@@ -84,17 +84,12 @@ struct Consumer {
 #pragma unroll
     for (int quarter = 0; quarter < 4; ++quarter) {
       const uint4 codes = *reinterpret_cast<const uint4*>(from + quarter * 2048);
-      const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
       uint32_t upper = kWiden, lower = kWiden;
 #if KT_SCALES == 2
       const uint32_t word = quarter < 2 ? exponents.x : exponents.y;
       upper = widening_power_of(word, quarter % 2 * 2), lower = widening_power_of(word, quarter % 2 * 2 + 1);
 #endif
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        fragments[quarter * 8 + 2 * i] = times(spread(words[i]), upper);
-        fragments[quarter * 8 + 2 * i + 1] = times(spread(words[i] << 8), lower);
-      }
+      widen_16(fragments + quarter * 8, codes, upper, lower);
     }
   }
 

@@ -87,16 +87,6 @@ __device__ __forceinline__ void fetch(const Work& work, int step, uint32_t stage
 #endif
 }
 
-// The fragments of 16 rows and 32 columns: two instructions of four registers each.
-__device__ __forceinline__ void widen(uint32_t (&a)[8], uint4 codes, uint32_t upper, uint32_t lower) {
-  const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    a[2 * i] = times(spread(words[i]), upper);
-    a[2 * i + 1] = times(spread(words[i] << 8), lower);
-  }
-}
-
 // Where in a stage this warp and this lane read.
 struct Lane {
   uint32_t codes;      // of the warp's first strip
@@ -126,9 +116,9 @@ __device__ __forceinline__ void multiply(uint32_t stage, const Lane& at, int ste
 #if KT_SCALES == 2
       const uint32_t four = exponents[s][quarter / 2];
       const int upper = quarter % 2 * 2;
-      widen(a[s], codes, widening_power_of(four, upper), widening_power_of(four, upper + 1));
+      widen_16(a[s], codes, widening_power_of(four, upper), widening_power_of(four, upper + 1));
 #else
-      widen(a[s], codes, kWiden, kWiden);
+      widen_16(a[s], codes, kWiden, kWiden);
 #endif
     }
     const uint32_t half = stage + at.matrices + quarter / 2 * (kColumns * 128);

@@ -40,16 +40,11 @@ struct Consumer {
 #pragma unroll
     for (int quarter = 0; quarter < 2; ++quarter) {
       const uint4 codes = *reinterpret_cast<const uint4*>(from + quarter * 2048);
-      const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
       uint32_t upper = factor, lower = factor;
 #if KT_SCALES == 2
       upper = widening_power_of(exponents, 2 * quarter), lower = widening_power_of(exponents, 2 * quarter + 1);
 #endif
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        fragments[kHalf * 16 + quarter * 8 + 2 * i] = times(spread(words[i]), upper);
-        fragments[kHalf * 16 + quarter * 8 + 2 * i + 1] = times(spread(words[i] << 8), lower);
-      }
+      widen_16(fragments + kHalf * 16 + quarter * 8, codes, upper, lower);
     }
   }
 

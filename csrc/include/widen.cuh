@@ -30,6 +30,17 @@ constexpr uint32_t kWiden = 0x5c005c00u;  // 2^8 twice
 constexpr uint32_t kWiden = 0x7b807b80u;  // 2^120 twice
 #endif
 
+// 16 codes of a thread in the order of fragment_tiles.py, as the fragments of 16 rows and 32 columns: two instructions of
+// four registers each. What the upper 8 rows and the lower 8 are multiplied by: kWiden, or a scale with it.
+__device__ __forceinline__ void widen_16(uint32_t* fragments, uint4 codes, uint32_t upper, uint32_t lower) {
+  const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    fragments[2 * i] = times(spread(words[i]), upper);
+    fragments[2 * i + 1] = times(spread(words[i] << 8), lower);
+  }
+}
+
 #if KT_IN == 0
 // 2^(code - 127) with the power of two that makes `spread` good, twice; code 16 to 134, between which every value of a
 // weight times that power is a normal number of bf16.
