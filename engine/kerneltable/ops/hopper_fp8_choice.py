@@ -59,14 +59,13 @@ MOST_PARTS = 4
 """Into which a tile is divided, unless there are few tiles: one block adds them all, one after the other. Of 68 tiles
 for 66 pairs two would be left, in 33 parts each: 67 us where others take 32 (2112 x 7168, 1024 rows)."""
 
+CHUNK_BYTES = 128 * 64 * 2
+"""Of 64 columns of a tile of the output, as hopper_fp8_block.cu stages them."""
+
 TILES = MappingProxyType({128: (6, 1, 1.0), 192: (5, 1, 0.96), 256: (4, 2, 0.91)})
 """Columns of a tile of hopper_fp8_block.cu -> its stages, how many chunks of the output it stages, and what a column
 takes beside one of a tile of 128. A wider tile moves fewer bytes through caches and shared memory for as many products,
 and from 1024 rows on the chip's power limit makes bytes time."""
-
-
-CHUNK_BYTES = 128 * 64 * 2
-"""Of 64 columns of a tile of the output, as hopper_fp8_block.cu stages them."""
 
 
 @dataclass(frozen=True, slots=True)
