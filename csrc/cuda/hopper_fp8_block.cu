@@ -2,12 +2,12 @@
 //
 //   out[m, n] = round(sum over blocks b of 128 columns: (x[m, b] . w[n, b]) * x_scale[b, m] * w_scale[n / 128, b] + bias[n])
 //
-// A cluster is a pair of blocks; in each one warpgroup copies, and two multiply, as hopper_tiles.cuh says.
+// A cluster is a team of one block or two; in each one warpgroup copies, and two multiply, as hopper_tiles.cuh says.
 //
 // Tiles that would leave a part of the chip idle at the end are divided along k among all clusters. Who has the first
 // part of such a tile adds the others', in the order of k, so that the result is the same every time.
 //
-// Compile-time: KT_GROUP (row tiles, or pairs of them, that share a walk over n), KT_CHUNKS (times 64 columns of a 16-bit
+// Compile-time: KT_GROUP (row tiles of teams that share a walk over n), KT_CHUNKS (times 64 columns of a 16-bit
 // output that are staged at once) and the numbers of hopper_tiles.cuh.
 #include "hopper_tiles.cuh"
 
@@ -17,11 +17,11 @@ constexpr int kChunkBytes = 16 * kChunk * 2;          // of the 16 rows of a war
 constexpr int kChunks = KT_OUT == 2 ? 0 : KT_CHUNKS;  // that are staged at once
 static_assert(KT_OUT == 2 || kColumns % (kChunk * kChunks) == 0, "a tile is stored in whole rounds of chunks");
 
-// What is multiplied, in blocks of k, and in tiles of a pair of blocks; the first `divided` tiles are divided along k.
+// What is multiplied, in blocks of k, and in tiles of a team; the first `divided` tiles are divided along k.
 // inverse: of the tiles of a group.
 struct Problem {
   int m, n, k_blocks;
-  int pairs_m, pairs_n, divided;
+  int teams_m, teams_n, divided;
   float inverse;
 };
 
@@ -33,11 +33,11 @@ __device__ __forceinline__ int divide(int a, int b, float inverse) {
 
 // Row tiles in groups of kGroup, so that the clusters that run together share their inputs in the L2 cache.
 __device__ __forceinline__ Tile tile_at(const Problem& p, int index, int rank) {
-  const int size = kGroup * p.pairs_n, group = divide(index, size, p.inverse), first = group * kGroup;
-  const int height = min(kGroup, p.pairs_m - first), inside = index - group * size;
+  const int size = kGroup * p.teams_n, group = divide(index, size, p.inverse), first = group * kGroup;
+  const int height = min(kGroup, p.teams_m - first), inside = index - group * size;
   const int across = height == kGroup ? inside / kGroup : inside / height;
-  const int row = (first + inside - across * height) * kPairRows, column = across * kPairColumns;
-  return {kCommonInput ? row : row + rank * kRows, kCommonInput ? column + rank * kColumns : column};
+  const int row = (first + inside - across * height) * kTeamRows, column = across * kTeamColumns;
+  return {kCommonWeight ? row + rank * kRows : row, kCommonInput ? column + rank * kColumns : column};
 }
 
 // --- Which cluster computes what ------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ struct Work {
       unit += s.count;
       return true;
     }
-    if (whole >= p.pairs_m * p.pairs_n) return false;
+    if (whole >= p.teams_m * p.teams_n) return false;
     s.tile = whole, s.first = 0, s.count = p.k_blocks;
     whole += workers;
     return true;
@@ -105,7 +105,7 @@ __device__ void produce(const Producer& self, const Problem& p, int worker, int 
       if (++slot == kStages) slot = 0;
     }
   }
-  for (int slot = 0; slot < kStages; ++slot)  // the other block's consumers still arrive here: leave after them
+  for (int slot = 0; slot < kStages && kMembers > 1; ++slot)  // the other block's consumers still arrive: leave after them
     barrier_wait(self.at.empty + slot * 8, phases >> slot & 1);
 }
 
@@ -229,14 +229,14 @@ __device__ void consume(Consumer& self, const Output& to, const Problem& p, int 
     sum_blocks(self, tile.column, s.count, sum);
     // Workers stand in the grid in reverse: who waits, waits for blocks that the grid started earlier.
     if (s.first > 0) {
-      to.parts.leave(2 * (workers - 1 - worker) + rank, group, sum);
+      to.parts.leave(kMembers * (workers - 1 - worker) + rank, group, sum);
       continue;
     }
     const int end = (s.tile + 1) * p.k_blocks;
     for (int unit = end - p.k_blocks + s.count, other = worker + 1; s.tile < p.divided && unit < end; ++other) {
       const int until = first_unit(p, other + 1, workers);
       if (until <= unit) continue;
-      to.parts.add(2 * (workers - 1 - other) + rank, group, sum);
+      to.parts.add(kMembers * (workers - 1 - other) + rank, group, sum);
       unit = until;
     }
     if (to.bias != nullptr) add_bias(sum, to.bias, tile.column + 2 * (threadIdx.x % 4), p.n);
@@ -245,32 +245,34 @@ __device__ void consume(Consumer& self, const Output& to, const Problem& p, int 
   if (kChunks > 0 && threadIdx.x % 32 == 0) stores_wait_read();  // the block's memory
 }
 
-extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
+extern "C" __global__ void __cluster_dims__(kMembers, 1, 1) __launch_bounds__(384, 1)
 hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
-                 const __grid_constant__ TensorMap scale, const __grid_constant__ TensorMap output,
-                 const float* weight_scale, const float* bias, Out* out, float4* part_sums, uint32_t* part_flags, int m,
-                 int n, int k_blocks, int divided) {
+                 const __grid_constant__ TensorMap scale, const __grid_constant__ TensorMap weight_scale,
+                 const __grid_constant__ TensorMap output, const float* bias, Out* out, float4* part_sums,
+                 uint32_t* part_flags, int m, int n, int k_blocks, int divided) {
   extern __shared__ __align__(1024) char raw[];
   const Memory<8 * kChunks * kChunkBytes> memory(raw);
-  const int pairs_m = (m + kPairRows - 1) / kPairRows, pairs_n = (n + kPairColumns - 1) / kPairColumns;
-  const Problem p = {m, n, k_blocks, pairs_m, pairs_n, divided, 1.0f / (kGroup * pairs_n)};
-  const int rank = cluster_rank(), workers = gridDim.x / 2, worker = workers - 1 - static_cast<int>(blockIdx.x / 2);
-  const Producer producer = {memory.at, &input, &weight, &scale, weight_scale, n, k_blocks, rank, 0};
+  const int teams_m = (m + kTeamRows - 1) / kTeamRows, teams_n = (n + kTeamColumns - 1) / kTeamColumns;
+  const Problem p = {m, n, k_blocks, teams_m, teams_n, divided, 1.0f / (kGroup * teams_n)};
+  const int rank = kMembers == 1 ? 0 : cluster_rank(), workers = gridDim.x / kMembers;
+  const int worker = workers - 1 - static_cast<int>(blockIdx.x / kMembers);
+  const Producer producer = {memory.at, &input, &weight, &scale, &weight_scale, rank};
   if (threadIdx.x == 0) {
     memory.start_barriers();
-    if (kCommonInput) fetch_early(producer, p, worker, workers);
-    prefetch_map(&input), prefetch_map(&scale), prefetch_map(&output);
+    if (!kCommonWeight) fetch_early(producer, p, worker, workers);
+    prefetch_map(&input), prefetch_map(&scale), prefetch_map(&weight_scale), prefetch_map(&output);
   }
-  cluster_sync();  // the other block's barriers are ready too
+  if (kMembers == 1) __syncthreads();
+  else cluster_sync();  // the other block's barriers are ready too
   if (threadIdx.x < 128) {
     give_registers<40>();
     if (threadIdx.x == 0) {
-      if (!kCommonInput) fetch_early(producer, p, worker, workers);
+      if (kCommonWeight) fetch_early(producer, p, worker, workers);
       produce(producer, p, worker, workers);
     }
   } else {
     take_registers<232>();
-    Consumer self = memory.consumer(0);
+    Consumer self = memory.consumer();
     const uint32_t staging = memory.staging + (threadIdx.x / 32 - 4) * kChunks * kChunkBytes;
     const Output to = {&output, staging, bias, out, {part_sums, part_flags}};
     consume(self, to, p, rank, worker, workers);

@@ -11,6 +11,8 @@
 // m is at most KT_COLUMNS; k is a multiple of 16, and x and its rows begin at multiples of 16 bytes.
 // Compile-time: the numbers of hopper_stream.cuh (KT_COLUMNS 8, or 16 for 16-bit inputs), KT_IN, KT_WIDTH
 // (quantize_tile.cuh), KT_QUANTIZERS.
+constexpr int kGiving = 32;  // lanes of a warp that give a stage back: all that read it
+
 #include "hopper_stream.cuh"
 #include "numbers.cuh"
 #include "quantize_tile.cuh"
@@ -54,7 +56,7 @@ struct InputTiles {
     __syncwarp();
   }
   __device__ __forceinline__ void arrive(int i) {
-    if (threadIdx.x % 32 == 0) barrier_arrive(memory.at.full + i % kStages * 8);
+    barrier_arrive(memory.at.full + i % kStages * 8);
     passed = i + 1;
   }
   __device__ __forceinline__ void pass(int until) {
@@ -106,14 +108,16 @@ hopper_fp8_block_fused(const __grid_constant__ TensorMap weight, const In* x, co
   if (threadIdx.x == kConsumers) {
     prefetch_map(&weight);
     for (int i = 0; i < kStages; ++i)
-      barrier_init(memory.at.full + i * 8, 1 + kQuantizers), barrier_init(memory.at.empty + i * 8, kConsumers / 32);
+      barrier_init(memory.at.full + i * 8, 1 + 32 * kQuantizers), barrier_init(memory.at.empty + i * 8, kConsumers / 32 * kGiving);
     barrier_init_fence();
   }
   __syncthreads();
 
   const int warp = uniform(threadIdx.x / 32) - kConsumers / 32;
+  Neighbours neighbours;
   if (warp < 0) {
     wait_for_previous();
+    neighbours = neighbours_of(nullptr, bias, n, here);
     multiply(memory, weight_scale, here, n, k_blocks, first, count);
   } else if (warp == 0) {
     if (threadIdx.x == kConsumers) produce(memory.at, &weight, here, first, count);
@@ -122,5 +126,5 @@ hopper_fp8_block_fused(const __grid_constant__ TensorMap weight, const In* x, co
     quantize({memory}, rows, warp - 1, count);
   }
   __syncwarp();
-  finish(memory, bias, out, m, n, here);
+  finish(memory, neighbours, out, m, n, here);
 }

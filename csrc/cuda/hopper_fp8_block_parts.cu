@@ -1,11 +1,12 @@
-// Block-scaled FP8 product for SM90 with so few tiles that k has to be divided: a cluster takes the tiles of one pair of
-// blocks, and KT_SPLIT pairs of blocks a part of k each.
+// Block-scaled FP8 product for SM90 with so few tiles that k has to be divided: a cluster takes a tile, and each of its
+// KT_SPLIT blocks a part of k.
 //
 //   out[m, n] = round(sum over blocks b of 128 columns: (x[m, b] . w[n, b]) * x_scale[b, m] * w_scale[n / 128, b] + bias[n])
 //
 // The parts of a tile are added through distributed shared memory, in the order of k, so that the result is the same
-// every time; each block of those that share a tile adds its share of it. Compile-time: KT_SPLIT (1 to 4) and the
-// numbers of hopper_tiles.cuh.
+// every time; each block adds its share of it. Compile-time: KT_SPLIT (2 to 8) and the numbers of hopper_tiles.cuh but
+// KT_COMMON.
+#define KT_COMMON 2
 #include "hopper_tiles.cuh"
 
 constexpr int kSplit = KT_SPLIT, kPitch = (kColumns + 31) / 32 * 32 + 8;  // floats of a row of partial sums
@@ -44,7 +45,7 @@ __device__ __forceinline__ void spill(float* sums, const float (&sum)[kSums]) {
 
 // This block's share of the tile: the sums of all parts in order, four columns at a time.
 __device__ __forceinline__ void reduce(const float* sums, const float* bias, Out* out, const Tile& tile, int m, int n,
-                                       int part, int member) {
+                                       int part) {
   constexpr int kAcross = kColumns / 4;
 #pragma unroll 4
   for (int v = part * kConsumers + threadIdx.x - 128; v < kRows * kAcross; v += kSplit * kConsumers) {
@@ -52,10 +53,10 @@ __device__ __forceinline__ void reduce(const float* sums, const float* bias, Out
     if (tile.row + row >= m || tile.column + column >= n) continue;
     const float* own = sums + row * kPitch + column;
     const uint32_t from = shared_address(own);
-    float4 total = kSplit == 1 ? *reinterpret_cast<const float4*>(own) : load_remote(from, member);
+    float4 total = load_remote(from, 0);
 #pragma unroll
     for (int other = 1; other < kSplit; ++other) {
-      const float4 more = load_remote(from, 2 * other + member);
+      const float4 more = load_remote(from, other);
       total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
     }
     if (bias != nullptr) {
@@ -66,45 +67,39 @@ __device__ __forceinline__ void reduce(const float* sums, const float* bias, Out
   }
 }
 
-extern "C" __global__ void __cluster_dims__(2 * kSplit, 1, 1) __launch_bounds__(384, 1)
+extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(384, 1)
 hopper_fp8_block_parts(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
-                       const __grid_constant__ TensorMap scale, const float* weight_scale, const float* bias, Out* out,
-                       int m, int n, int k_blocks) {
+                       const __grid_constant__ TensorMap scale, const __grid_constant__ TensorMap weight_scale,
+                       const float* bias, Out* out, int m, int n, int k_blocks) {
   extern __shared__ __align__(1024) char raw[];
   const Memory<> memory(raw);
-  const int rank = cluster_rank(), member = rank % 2, part = rank / 2;
-  const int cluster = blockIdx.x / (2 * kSplit), pairs_m = (m + kPairRows - 1) / kPairRows;
-  const int row = cluster % pairs_m * kPairRows, column = cluster / pairs_m * kPairColumns;
-  const Tile tile = {kCommonInput ? row : row + member * kRows, kCommonInput ? column + member * kColumns : column};
+  const int part = cluster_rank(), cluster = blockIdx.x / kSplit, tiles_m = (m + kRows - 1) / kRows;
+  const Tile tile = {cluster % tiles_m * kRows, cluster / tiles_m * kColumns};
   const int first = k_blocks * part / kSplit, count = k_blocks * (part + 1) / kSplit - first;
   const int early = min(count, kStages);
-  const Producer self = {memory.at, &input, &weight, &scale, weight_scale, n, k_blocks, member, rank - member};
+  const Producer self = {memory.at, &input, &weight, &scale, &weight_scale, 0};
   if (threadIdx.x == 0) {
     memory.start_barriers();
-    if (kCommonInput) fetch_early(self, tile, first, early);
-    prefetch_map(&input), prefetch_map(&scale);
+    fetch_early(self, tile, first, early);
+    prefetch_map(&input), prefetch_map(&scale), prefetch_map(&weight_scale);
   }
-  cluster_sync();  // the other block's barriers are ready too
+  __syncthreads();
   if (threadIdx.x < 128) {
     give_registers<40>();
-    if (threadIdx.x == 0) {
-      if (!kCommonInput) fetch_early(self, tile, first, early);
-      produce(self, tile, first, count, early);
-    }
+    if (threadIdx.x == 0) produce(self, tile, first, count, early);
     __syncwarp();
-    if (kSplit > 1) cluster_sync();
+    cluster_sync();
     cluster_leave();
   } else {
     take_registers<232>();
-    Consumer consumer = memory.consumer(rank - member);
+    Consumer consumer = memory.consumer();
     float sum[kSums], *sums = reinterpret_cast<float*>(memory.tiles);
     wait_for_previous();
     sum_blocks(consumer, tile.column, count, sum);
     asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
     spill(sums, sum);
-    if (kSplit > 1) cluster_sync();
-    else asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
-    reduce(sums, bias, out, tile, m, n, part, member);
-    cluster_leave();  // not while others read its sums, or arrive at its barriers
+    cluster_sync();
+    reduce(sums, bias, out, tile, m, n, part);
+    cluster_leave();  // not while others read its sums
   }
 }

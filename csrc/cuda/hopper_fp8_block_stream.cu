@@ -3,6 +3,8 @@
 //   out[m, n] = round(sum over blocks b of 128 columns: (x[m, b] . w[n, b]) * x_scale[b, m] * w_scale[n / 128, b] + bias[n])
 //
 // One warp copies, a warpgroup multiplies; the compile-time numbers stand in hopper_stream.cuh.
+constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all of it
+
 #include "hopper_stream.cuh"
 
 // One lane keeps the copies of up to kStages blocks of k in flight.
@@ -43,17 +45,19 @@ hopper_fp8_block_stream(const __grid_constant__ TensorMap input, const __grid_co
   if (threadIdx.x == kConsumers) {
     prefetch_map(&weight), prefetch_map(&input), prefetch_map(&scale);
     for (int i = 0; i < kStages; ++i)
-      barrier_init(memory.at.full + i * 8, 1), barrier_init(memory.at.empty + i * 8, kConsumers / 32);
+      barrier_init(memory.at.full + i * 8, 1), barrier_init(memory.at.empty + i * 8, kConsumers / 32 * kGiving);
     barrier_init_fence();
   }
   __syncthreads();
 
+  Neighbours neighbours;
   if (threadIdx.x >= kConsumers) {
     if (threadIdx.x == kConsumers) produce(memory.at, &weight, &input, &scale, here, first, count);
     __syncwarp();
   } else {
     wait_for_previous();
+    neighbours = neighbours_of(nullptr, bias, n, here);
     multiply(memory, weight_scale, here, n, k_blocks, first, count);
   }
-  finish(memory, bias, out, m, n, here);
+  finish(memory, neighbours, out, m, n, here);
 }

@@ -10,7 +10,7 @@
 // The weight's rows are the rows of the matrix instruction and the input's rows its columns. The KT_SPLIT blocks of a
 // cluster split k. The first copies of the weight run while the kernel before this one still does (see overlap.cuh).
 //
-// Compile-time: KT_GROUPS (1 or 2), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_SCALES, KT_IN, KT_OUT.
+// Compile-time: KT_GROUPS (1 to 3), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_SCALES, KT_IN, KT_OUT.
 #include "hopper_widened.cuh"
 #include "store.cuh"
 
@@ -71,8 +71,7 @@ struct Consumer {
   uint32_t input;             // word of the input tile of slot 0
   const char* weights;        // slot 0, this thread's part of this group's tile
   const char* powers;         // KT_SCALES 2: slot 0, this thread's exponents
-  const float* weight_scale;  // KT_SCALES 1: of these 128 rows, along k
-  int lane;
+  const float* weight_scale;  // KT_SCALES 1: of these 64 rows, along k
 
   // The codes of a block as fragments of 8 instructions, 4 registers each.
   __device__ __forceinline__ void widen(int slot, int phase, uint32_t (&fragments)[32]) const {
@@ -118,8 +117,7 @@ struct Consumer {
 #pragma unroll
     for (int j = 0; j < kColumns / 2; ++j) pin(part[j]);
 #endif
-    __syncwarp();
-    if (lane == 0) barrier_arrive(empty + slot * 8);
+    barrier_arrive(empty + slot * 8);  // each lane for what it has read
 #if KT_SCALES == 1
 #pragma unroll
     for (int j = 0; j < kColumns / 2; ++j) sum[j] = fmaf(part[j], scale, sum[j]);
@@ -185,12 +183,13 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
   if (threadIdx.x == kConsumers) {
     prefetch_map(&input);
     for (int i = 0; i < kStages; ++i)
-      barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers / 32);
+      barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers);
     barrier_init_fence();
   }
   __syncthreads();
 
   float* sums = reinterpret_cast<float*>(inputs);
+  Neighbours neighbours;
   if (threadIdx.x >= kConsumers) {
     if (kMoveRegisters) give_registers<40>();
     if (threadIdx.x == kConsumers) produce(at, weight, &input, here, n, k_blocks, first, count);
@@ -200,14 +199,15 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
     const int lane = threadIdx.x % 32, group = threadIdx.x / 128, warp = threadIdx.x % 128 / 32;
     Consumer self;
     self.full = uniform(at.full), self.empty = uniform(at.empty), self.input = uniform(tile_word(at.input));
-    self.lane = lane;
     self.weights = weights + group * kTileBytes + warp * 512 + lane * 16;
 #if KT_SCALES == 1
-    self.weight_scale =
-      weight_scale + static_cast<int64_t>(min(here.row / 128, (n + 127) / 128 - 1)) * k_blocks + first;
+    const int row = min(here.row + group * 64, n - 1);
+    self.weight_scale = weight_scale + static_cast<int64_t>(row / 128) * k_blocks + first;
 #elif KT_SCALES == 2
     self.powers = weights + group * kTileBytes + 8192 + (warp * 8 + lane / 4) * 8;
 #endif
+    wait_for_previous();  // every thread that reads what was written for this call, and writes, has waited itself
+    neighbours = neighbours_of(KT_SCALES == 0 ? weight_scale : nullptr, bias, n, here);
     float sum[kColumns / 2];
     consume(self, count, sum);
     asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
@@ -215,7 +215,6 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
   }
   __syncthreads();
   if (kSplit > 1) cluster_sync();
-  wait_for_previous();  // every thread that reads what was written for this call, and writes, has waited itself
-  if (threadIdx.x < kConsumers) reduce<KT_SCALES == 0>(sums, weight_scale, bias, out, m, n, here);
+  if (threadIdx.x < kConsumers) reduce(sums, neighbours, out, m, n, here);
   if (kSplit > 1) cluster_leave();  // nobody leaves while others read its sums
 }

@@ -214,7 +214,7 @@ hopper_w8a16_wide(const __grid_constant__ TensorMap input, const char* weight, c
   if (threadIdx.x == kConsumers) {
     prefetch_map(&input);
     for (int i = 0; i < kStages; ++i)
-      barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kWarps * kInputs);
+      barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers + kWarps * (kInputs - 1));
     barrier_init_fence();
   }
   __syncthreads();

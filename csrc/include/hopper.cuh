@@ -83,15 +83,6 @@ __device__ __forceinline__ void copy_tile_to(uint32_t to, const TensorMap* map, 
     ::"r"(to), "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(ranks) : "memory");
 }
 
-// Four bytes, without a thread's register; copies_arrive arrives at the barrier when the thread's words are there.
-__device__ __forceinline__ void copy_word(uint32_t to, const void* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void copies_arrive(uint32_t barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-}
-
 // What ordinary stores put into shared memory may be read by the copy engine; by each thread that stored, before the
 // threads meet of which one starts the copy.
 __device__ __forceinline__ void copies_see_stores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

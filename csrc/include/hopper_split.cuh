@@ -24,31 +24,44 @@ __device__ void spill(float* sums, const float (&sum)[kColumns / 2]) {
   }
 }
 
-// Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it. With kScaled the
-// sum of a row of the weight is multiplied by row_scale.
-template <bool kScaled>
-__device__ void reduce(const float* sums, const float* row_scale, const float* bias, Out* out, int m, int n,
-                       const Place& here) {
+// Four neighbours of a row of the output are a thread's, and the same columns in every row: what they are multiplied by,
+// and what is added to them. Read before the products, so that nobody waits for memory behind them.
+struct Neighbours {
+  int row;  // of the weight, in the tile
+  float4 scale, bias;
+};
+
+// row_scale and bias: nullptr for none. After wait_for_previous(): bias may have been written for this call.
+__device__ __forceinline__ Neighbours neighbours_of(const float* row_scale, const float* bias, int n,
+                                                    const Place& here) {
+  const int row = threadIdx.x % (kRows / 4) * 4;
+  Neighbours of = {row, {1.0f, 1.0f, 1.0f, 1.0f}, {-0.0f, -0.0f, -0.0f, -0.0f}};  // adding -0 changes nothing
+  if (here.row + row >= n) return of;
+  const float *scale = row_scale + here.row + row, *b = bias + here.row + row;
+  if (row_scale != nullptr) of.scale = make_float4(scale[0], scale[1], scale[2], scale[3]);
+  if (bias != nullptr) of.bias = make_float4(b[0], b[1], b[2], b[3]);
+  return of;
+}
+
+// Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it.
+__device__ void reduce(const float* sums, const Neighbours& of, Out* out, int m, int n, const Place& here) {
+  static_assert(kConsumers % (kRows / 4) == 0, "a thread keeps its columns");
+  if (here.row + of.row >= n) return;
   for (int v = here.part * kConsumers + threadIdx.x; v < kColumns * kRows / 4; v += kSplit * kConsumers) {
-    const int column = v / (kRows / 4), row = v % (kRows / 4) * 4;
-    if (here.column + column >= m || here.row + row >= n) continue;
-    const float* own = sums + column * kPitch + row;
+    const int column = v / (kRows / 4);
+    if (here.column + column >= m) return;
+    const float* own = sums + column * kPitch + of.row;
     float4 total = *reinterpret_cast<const float4*>(own);
     if (kSplit > 1) {
       total = load_remote(shared_address(own), 0);
+#pragma unroll
       for (int part = 1; part < kSplit; ++part) {
         const float4 more = load_remote(shared_address(own), part);
         total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
       }
     }
-    if constexpr (kScaled) {
-      const float* scale = row_scale + here.row + row;
-      total.x *= scale[0], total.y *= scale[1], total.z *= scale[2], total.w *= scale[3];
-    }
-    if (bias != nullptr) {
-      const float* b = bias + here.row + row;
-      total.x += b[0], total.y += b[1], total.z += b[2], total.w += b[3];
-    }
-    store_four(out + static_cast<int64_t>(here.column + column) * n + here.row + row, total);
+    total.x = fmaf(total.x, of.scale.x, of.bias.x), total.y = fmaf(total.y, of.scale.y, of.bias.y);
+    total.z = fmaf(total.z, of.scale.z, of.bias.z), total.w = fmaf(total.w, of.scale.w, of.bias.w);
+    store_four(out + static_cast<int64_t>(here.column + column) * n + here.row + of.row, total);
   }
 }

@@ -58,7 +58,7 @@ struct Consumer {
       sum[4 * j + 3] = fmaf(part[4 * j + 3], right, sum[4 * j + 3]);
     }
     __syncwarp();
-    if (lane == 0) barrier_arrive(empty + done * 8);
+    if (lane < kGiving) barrier_arrive(empty + done * 8);
     if (++done == kStages) done = 0;
   }
 };
@@ -117,10 +117,10 @@ __device__ void multiply(const Memory& memory, const float* weight_scale, const 
 }
 
 // After the partial sums of the block are there: all threads add those of the cluster and store.
-__device__ __forceinline__ void finish(const Memory& memory, const float* bias, Out* out, int m, int n,
+__device__ __forceinline__ void finish(const Memory& memory, const Neighbours& neighbours, Out* out, int m, int n,
                                        const Place& here) {
   __syncthreads();
   if (kSplit > 1) cluster_sync();
-  if (threadIdx.x < kConsumers) reduce<false>(reinterpret_cast<float*>(memory.tiles), nullptr, bias, out, m, n, here);
+  if (threadIdx.x < kConsumers) reduce(reinterpret_cast<float*>(memory.tiles), neighbours, out, m, n, here);
   if (kSplit > 1) cluster_leave();  // not while others read its sums
 }

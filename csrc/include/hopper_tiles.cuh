@@ -3,24 +3,26 @@
 //
 // The tensor cores keep about 14 bits of an FP8 sum, so each block of 128 of k is promoted to float32 with its scales,
 // while other products run: those of the next block where registers hold two (up to 128 columns), else those of the other
-// warpgroup. Two blocks of a cluster, a pair, have one of their two tiles in common: each fetches half of it for both,
-// since the L2 cache cannot feed every multiprocessor tiles of its own.
+// warpgroup. A team is a block alone, or two of a cluster that have one of their two tiles in common: each fetches half
+// of it for both. They wait for each other, but from 129 rows on that costs less than to fetch twice as much from the L2
+// cache.
 //
 // Between the end of a product and the start of the next one stand its promotion and next to nothing else: scales of the
 // weight come with the tiles, and loops are unrolled over the stages.
 //
-// Compile-time: KT_COLUMNS (a multiple of 16, at most 192, or 256), KT_COMMON (0: the pair shares its weight tile, 1: its
-// input tile), KT_STAGES, KT_OUT.
+// Compile-time: KT_COLUMNS (a multiple of 16, at most 192, or 256), KT_COMMON (0: a team shares its weight tile, 1: its
+// input tile, 2: a block alone), KT_STAGES, KT_OUT.
 #pragma once
 
 #include "hopper.cuh"
 #include "store.cuh"
 
 constexpr int kRows = 128, kColumns = KT_COLUMNS, kDepth = 128, kStages = KT_STAGES;
-constexpr bool kCommonInput = KT_COMMON == 1;
-constexpr int kPairRows = kCommonInput ? kRows : 2 * kRows, kPairColumns = kCommonInput ? 2 * kColumns : kColumns;
+constexpr bool kCommonWeight = KT_COMMON == 0, kCommonInput = KT_COMMON == 1;
+constexpr int kMembers = kCommonWeight || kCommonInput ? 2 : 1;  // blocks of a team
+constexpr int kTeamRows = kCommonWeight ? 2 * kRows : kRows, kTeamColumns = kCommonInput ? 2 * kColumns : kColumns;
 constexpr int kInputBytes = kRows * kDepth, kWeightBytes = kColumns * kDepth, kScaleBytes = kRows * 4;
-constexpr int kFactorBytes = 8;      // two scales of the weight
+constexpr int kFactorBytes = 16, kFactorSlot = 128;  // of a scale of the weight, the first of four numbers; of two of them
 constexpr int kSums = kColumns / 2;  // float32 sums of a thread
 constexpr int kGrain = kColumns % 128 == 0 ? 128 : kColumns % 64 == 0 ? 64 : kColumns % 32 == 0 ? 32 : 16;
 constexpr bool kOneScale = 128 % kColumns == 0;  // of the weight for a tile, in a block of k; else two
@@ -40,31 +42,24 @@ struct Tile {
 
 // --- Copying --------------------------------------------------------------------------------------------------------
 
-// `member`: which block of the pair this one is; `pair`: the pair's first rank in the cluster.
+// `member`: which block of the team this one is.
 struct Producer {
   Pipeline at;
-  const TensorMap *input, *weight, *scale;
-  const float* weight_scale;
-  int n, k_blocks;
-  int member, pair;
+  const TensorMap *input, *weight, *scale, *weight_scale;
+  int member;
 
   // This block's half of a tile, to both blocks.
   __device__ __forceinline__ void share(uint32_t to, int bytes, const TensorMap* map, int column, int row, int rows,
                                         uint32_t full) const {
-    copy_tile_to(to + member * bytes, map, column, row + member * rows, full, static_cast<unsigned short>(3 << pair));
+    copy_tile_to(to + member * bytes, map, column, row + member * rows, full, 3);
   }
 
   __device__ __forceinline__ void fetch_weight(int slot, int b, const Tile& tile) const {
     const uint32_t full = at.full + slot * 8, to = at.weight + slot * kWeightBytes;
-    barrier_expect(full, kInputBytes + kWeightBytes + kScaleBytes);
-    if (kCommonInput) copy_tile(to, weight, b * kDepth, tile.column, full);
+    barrier_expect(full, kInputBytes + kWeightBytes + kScaleBytes + kFactorBytes * (kOneScale ? 1 : 2));
+    if (!kCommonWeight) copy_tile(to, weight, b * kDepth, tile.column, full);
     else share(to, kWeightBytes / 2, weight, b * kDepth, tile.column, kColumns / 2, full);
-    const uint32_t factors = at.factors + slot * kFactorBytes;
-    const int last = (n - 1) / 128, block = min(tile.column / 128, last);
-    const float* from = weight_scale + static_cast<int64_t>(block) * k_blocks + b;
-    copy_word(factors, from);
-    if (!kOneScale) copy_word(factors + 4, from + (block < last ? k_blocks : 0));
-    copies_arrive(full);
+    copy_tile(at.factors + slot * kFactorSlot, weight_scale, 4 * b, tile.column / 128, full);
   }
 
   __device__ __forceinline__ void fetch_input(int slot, int b, const Tile& tile) const {
@@ -93,7 +88,7 @@ struct Consumer {
   uint32_t input, weight;  // words of the tiles of slot 0
   uint32_t scale;          // shared address of the thread's first scale in slot 0; its second is 8 floats on
   uint32_t factors;        // shared address of the weight's scales in slot 0
-  uint32_t given;          // of two lanes: where the barrier `empty` of slot 0 is in one block of the pair
+  uint32_t given;          // of a lane for each member: where the barrier `empty` of slot 0 is in that block
   int lane;
   int boundary;            // of the weight's scales, in kGrain columns
   int phases;              // a bit for each slot
@@ -102,11 +97,11 @@ struct Consumer {
   __device__ __forceinline__ void take(Part& part, int slot) {
     barrier_wait(full + slot * 8, phases >> slot & 1);
     phases ^= 1 << slot;
-    const uint32_t from = scale + slot * kScaleBytes, factor = factors + slot * kFactorBytes;
+    const uint32_t from = scale + slot * kScaleBytes, factor = factors + slot * kFactorSlot;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part.of_input.x) : "r"(from));
     asm volatile("ld.shared.f32 %0, [%1+32];" : "=f"(part.of_input.y) : "r"(from));
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part.of_weight.x) : "r"(factor));
-    if (!kOneScale) asm volatile("ld.shared.f32 %0, [%1+4];" : "=f"(part.of_weight.y) : "r"(factor));
+    if (!kOneScale) asm volatile("ld.shared.f32 %0, [%1+16];" : "=f"(part.of_weight.y) : "r"(factor));
   }
 
   __device__ __forceinline__ void multiply(Part& part, int slot, int half) {
@@ -117,7 +112,9 @@ struct Consumer {
   // The warp has read the last of a slot.
   __device__ __forceinline__ void give(int slot) {
     __syncwarp();
-    if (lane < 2) barrier_arrive_remote(given + slot * 8);
+    if (lane >= kMembers) return;
+    if (kMembers == 1) barrier_arrive(given + slot * 8);
+    else barrier_arrive_remote(given + slot * 8);
   }
 
   __device__ __forceinline__ void start(Part& part, int slot) {
@@ -235,25 +232,25 @@ struct Memory {
   __device__ __forceinline__ explicit Memory(char* raw) : tiles(raw) {
     if (shared_address(raw) % 1024 != 0) __trap();
     const uint32_t first = shared_address(raw), scales = first + kStages * (kInputBytes + kWeightBytes) + kStaging;
-    const uint32_t factors = scales + kStages * kScaleBytes, full = factors + kStages * kFactorBytes;
+    const uint32_t factors = scales + kStages * kScaleBytes, full = factors + kStages * kFactorSlot;
     at = {first, first + kStages * kInputBytes, scales, factors, full, full + kStages * 8};
     staging = scales - kStaging;
   }
 
-  // By one thread, before the cluster meets. A stage is full when its tiles are there, and the weight's scales.
+  // By one thread, before the cluster meets.
   __device__ __forceinline__ void start_barriers() const {
-    for (int i = 0; i < kStages; ++i) barrier_init(at.full + i * 8, 2), barrier_init(at.empty + i * 8, 16);
+    for (int i = 0; i < kStages; ++i) barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, 8 * kMembers);
     barrier_init_fence();
   }
 
   // Of a thread of one of the warpgroups that multiply, the first of which begins at thread 128.
-  __device__ __forceinline__ Consumer consumer(int pair) const {
+  __device__ __forceinline__ Consumer consumer() const {
     const int lane = threadIdx.x % 32, warp = uniform(threadIdx.x / 32) - 4;
     Consumer self;
     self.full = uniform(at.full), self.weight = uniform(tile_word(at.weight));
     self.input = uniform(tile_word(at.input + warp / 4 * 64 * kDepth));
     self.scale = at.scale + (warp * 16 + lane / 4) * 4;
-    self.given = address_at(at.empty, pair + lane % 2);
+    self.given = kMembers == 1 ? at.empty : address_at(at.empty, lane % 2);
     self.factors = at.factors;
     self.lane = lane, self.phases = 0;
     return self;

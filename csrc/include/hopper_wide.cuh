@@ -62,8 +62,8 @@ struct Consumer {
   __device__ __forceinline__ void release(int stage) const {
     const uint32_t barrier = empty + stage % kStages * 8;
     __syncwarp();
-    if (kInputs == 1 && lane == 0) barrier_arrive(barrier);
-    if (kInputs > 1 && lane < kInputs) barrier_arrive_at(barrier, lane);
+    barrier_arrive(barrier);  // each lane for what it has read
+    if (kInputs > 1 && lane < kInputs && lane != blockIdx.x % kInputs) barrier_arrive_at(barrier, lane);
   }
 
   // Whether a block of 128 of k comes after the one with this number, in this tile or the next one.

@@ -19,8 +19,8 @@ from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_quantize import BLOCK, MX_BLOCK, GroupQuantizer
 from kerneltable.ops.cuda_quantize_rows import TensorQuantizer, TokenQuantizer
 from kerneltable.ops.cuda_vectors import Place
-from kerneltable.ops.fragment_tiles import BY_ROW
-from kerneltable.ops.hopper_fp8_choice import Parted, Tiled
+from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK
+from kerneltable.ops.hopper_fp8_choice import INPUT, NOTHING, WEIGHT, Parted, Tiled
 from kerneltable.select import complete
 
 N = 400
@@ -38,7 +38,7 @@ KERNELS = (*BLOCK_ROWS, *WIDENED_ROWS)
 TILES = tuple(
     hopper_fp8_choice.tiled(columns, common, divide)
     for columns in hopper_fp8_choice.TILES
-    for common in (0, 1)
+    for common in (WEIGHT, INPUT, NOTHING)
     for divide in (False, True)
 )
 """Of hopper_fp8_block.cu: all widths, whether a product asks for them with such a pair today or not."""
@@ -94,7 +94,7 @@ def cases(table: Table, chip: CudaChip) -> Iterator[Case]:
         return problem("w8a16_fp8", k, weight_granularity=granularity, **details)
 
     rows, some = (1, 8, 17, 40, 70, 100, 200, 300), (1, 17, 70, 200)
-    tiles = tuple(Forced("hopper_fp8_block", 300, (tile,)) for tile in TILES[::4])
+    tiles = tuple(Forced("hopper_fp8_block", 300, (tile,)) for tile in TILES[::5])
     yield Case(block(K, "bf16", bias=True), rows, BLOCK_ROWS, tiles)
     yield Case(block(K, "f16"), some, BLOCK_ROWS, tiles)
     yield Case(block(K, "f32", bias=True), some, BLOCK_ROWS, tiles)
@@ -108,10 +108,10 @@ def cases(table: Table, chip: CudaChip) -> Iterator[Case]:
     yield Case(widened(WIDENED_K, "block", input="f16", output="f16"), some, WIDENED_ROWS, WIDE, wild=True)
     yield Case(widened(WIDENED_K, "block"), rows, WIDENED_ROWS, WIDE, wild=True)
     yield Case(widened(WIDENED_K, "mxfp8", input="f16", output="f16", bias=True), rows, WIDENED_ROWS, WIDE)
-    forced = tuple(_forced_widened(chip))
     yield Case(widened(LONG_WIDENED_K, "channel"), some, WIDENED_ROWS)
+    forced = tuple(_forced_widened(chip, BY_BLOCK))
     yield Case(widened(LONG_WIDENED_K, "block", bias=True), some, WIDENED_ROWS, forced)
-    yield Case(widened(LONG_WIDENED_K, "mxfp8"), some, WIDENED_ROWS, forced)
+    yield Case(widened(LONG_WIDENED_K, "mxfp8"), some, WIDENED_ROWS, tuple(_forced_widened(chip, BY_32)))
 
 
 def _forced_blocks(chip: CudaChip) -> Iterator[Forced]:
@@ -125,11 +125,11 @@ def _forced_blocks(chip: CudaChip) -> Iterator[Forced]:
         yield from (Forced("mma_fp8_block", _tail_of(tile.rows), (tile, parts)) for parts in (1, 3))
 
 
-def _forced_widened(chip: CudaChip) -> Iterator[Forced]:
-    """Instances of the rows with inputs of 16 bits."""
+def _forced_widened(chip: CudaChip, scales: int) -> Iterator[Forced]:
+    """Instances of the rows with inputs of 16 bits, for what a scale covers."""
     products = cuda_instances.usual(chip.multiprocessors)[::7]
     variant = hopper_w8a16_variants.variant.__wrapped__
-    for choice in one_of_each_kind({variant(*one[:3], BY_ROW, one.multiprocessors) for one in products}):
+    for choice in one_of_each_kind({variant(*one[:3], scales, one.multiprocessors) for one in products}):
         if isinstance(choice, hopper_w8a16_variants.Variant):
             yield Forced("hopper_w8a16", _tail_of(choice.columns), (choice,))
     yield from WIDE

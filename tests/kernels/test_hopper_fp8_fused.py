@@ -83,7 +83,7 @@ def test_every_instance_has_the_bits_of_the_streaming_one(
     kernel, choice = layer(1008, 4112), Stream(columns, stages, split)
     for m in sorted({1, 2, 3, 4, 5, 8, 9, 13, 16} & set(range(1, columns + 1))):
         x = inputs(m, 4112, dtype)
-        found = op.product(x, kernel.weight, kernel.weight_scale, None, "bf16", kernel.chip, choice=choice)
+        found = op.product(x, kernel.weight, kernel.weight_scale.plain, None, "bf16", kernel.chip, choice=choice)
         assert_same_bits(found, kernel.product(kernel.quantize(x), None, choice))
 
 

@@ -6,15 +6,22 @@ import random
 
 import pytest
 
+from kerneltable.ops import hopper_fp8_block as op
+from kerneltable.ops.cuda_chip import CudaChip
+from kerneltable.ops.hopper import FITTING
 from kerneltable.ops.hopper_fp8_choice import (
-    COLUMNS,
+    COLUMN_COSTS,
     FEW_ROWS,
     FIXED,
+    INPUT,
     MOST_PARTS,
     MOST_STAGES,
+    NOTHING,
+    PART_COLUMNS,
     ROOM,
     SOME_ROWS,
     TILES,
+    WEIGHT,
     Parted,
     Stream,
     Tiled,
@@ -59,15 +66,14 @@ def test_clusters_of_parts_fill_the_chip_once_and_their_sums_fit_the_stages() ->
     asked = [(size, found) for size in SIZES if isinstance(found := variant(*size), Parted)]
     assert len(asked) > 50
     for (m, n, k, units), found in asked:
-        rows, columns = (128, 2 * found.columns) if found.common else (256, found.columns)
-        assert -(-m // rows) * -(-n // columns) * 2 * found.split <= units
-        assert -(-k // 128) // found.split >= 3
+        assert -(-m // 128) * -(-n // found.columns) * found.split <= FITTING[found.split] * units
+        assert -(-k // 128) // found.split >= 4
         assert found.stages * tile_bytes(found.columns) + 1024 <= ROOM
         assert 128 * (-(-found.columns // 32) * 32 + 8) * 4 <= found.stages * (128 + found.columns) * 128
         assert found.columns > 128 or found.stages % 2 == 0  # else loops would be unrolled over twice as many
 
 
-@pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.parametrize("columns", PART_COLUMNS)
 def test_no_tile_of_parts_has_weight_scales_of_three_blocks(columns: int) -> None:
     assert all((first + columns - 1) // 128 - first // 128 <= 1 for first in range(0, columns * 64, columns))
 
@@ -75,18 +81,21 @@ def test_no_tile_of_parts_has_weight_scales_of_three_blocks(columns: int) -> Non
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        ((128, 2112, 7168), Parted(64, 1, 8, 3)),
-        ((128, 24576, 1536), tiled(192, 1)),
-        ((128, 4096, 7168), Parted(128, 1, 6, 3)),
-        ((128, 8192, 28672), Parted(144, 1, 6, 2)),
-        ((256, 4096, 7168), Parted(144, 0, 6, 2)),
-        ((256, 10240, 5120), Parted(160, 0, 6, 1)),
-        ((256, 32768, 512), tiled(128, 0)),
-        ((1024, 2112, 7168), tiled(192, 0)),
-        ((1024, 10240, 5120), tiled(128, 0)),
-        ((1024, 5120, 25600), tiled(128, 0, divide=True)),
-        ((4096, 32768, 512), tiled(256, 0)),
-        ((8192, 8192, 28672), tiled(256, 0)),
+        ((128, 8192, 28672), Parted(128, 6, 2)),
+        ((128, 7168, 16384), Parted(112, 6, 2)),
+        ((128, 10240, 5120), Parted(160, 6, 2)),
+        ((128, 7168, 2048), tiled(64, NOTHING)),
+        ((128, 32768, 512), tiled(128, NOTHING)),
+        ((128, 24576, 1536), tiled(192, NOTHING)),
+        ((256, 4096, 7168), Parted(128, 6, 2)),
+        ((256, 5120, 25600), Parted(160, 6, 2)),
+        ((256, 8192, 28672), tiled(128, WEIGHT)),
+        ((256, 10240, 5120), tiled(192, WEIGHT)),
+        ((1024, 2112, 7168), tiled(192, WEIGHT)),
+        ((1024, 10240, 5120), tiled(128, WEIGHT)),
+        ((1024, 5120, 25600), tiled(128, WEIGHT, divide=True)),
+        ((4096, 32768, 512), tiled(256, WEIGHT)),
+        ((8192, 8192, 28672), tiled(256, WEIGHT)),
     ],
 )
 def test_what_was_fastest_when_it_was_timed_is_chosen(size: tuple[int, int, int], expected: Parted | Tiled) -> None:
@@ -105,8 +114,8 @@ def test_a_divided_tile_has_few_parts_unless_there_are_few_tiles() -> None:
     assert len(asked) > 50
     for (m, n, _, units), found in asked:
         pairs = units // 2
-        rows, columns = (128, 2 * found.columns) if found.common else (256, found.columns)
-        tiles = -(-m // rows) * -(-n // columns)
+        assert found.common == WEIGHT
+        tiles = -(-m // 256) * -(-n // found.columns)
         assert tiles % pairs > 0
         assert tiles < pairs or pairs / (tiles % pairs) <= MOST_PARTS
 
@@ -115,10 +124,30 @@ def test_the_fixed_instance_divides_nothing() -> None:
     assert not FIXED.divide
 
 
+@pytest.mark.parametrize("columns", TILES)
+@pytest.mark.parametrize("common", [WEIGHT, INPUT, NOTHING])
+def test_the_grid_covers_a_product_whatever_blocks_share(
+    columns: int, common: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(op, "load", lambda *_: None)
+    for m, n in ((300, 400), (1, 16), (128, 32768)):
+        op.prepare.cache_clear()
+        found = op.prepare(m, n, 1040, "bf16", CudaChip("sm90", "sm_90a", 232448, (), 132), 0, tiled(columns, common))
+        blocks, members = found.grid[0], 1 if common == NOTHING else 2
+        rows = found.codes[0] * (2 if common == INPUT else 1)
+        across = found.weight[0] * (2 if common == WEIGHT else 1)
+        assert (rows, across) == (128, columns)
+        assert blocks % members == 0
+        wanted = -(-m // (rows * (2 if common == WEIGHT else 1))) * -(-n // (across * (2 if common == INPUT else 1)))
+        assert blocks == min(132, members * wanted)
+    op.prepare.cache_clear()
+
+
 @pytest.mark.parametrize("output", ["bf16", "f16", "f32"])
 @pytest.mark.parametrize("columns", TILES)
-def test_a_tile_fits_and_is_stored_in_whole_rounds(columns: int, output: str) -> None:
-    found = tiled(columns, 0)
+@pytest.mark.parametrize("common", [WEIGHT, INPUT, NOTHING])
+def test_a_tile_fits_and_is_stored_in_whole_rounds(columns: int, output: str, common: int) -> None:
+    found = tiled(columns, common)
     assert found.shared_bytes(output) <= ROOM
     assert columns % (64 * found.chunks) == 0
     assert columns > 128 or found.stages % 2 == 0
@@ -126,4 +155,4 @@ def test_a_tile_fits_and_is_stored_in_whole_rounds(columns: int, output: str) ->
 
 def test_every_width_of_tile_is_chosen_for_some_product() -> None:
     asked = [variant(m, n, k, 132) for m in (512, 1024, 4096) for n in range(1024, 16385, 1024) for k in (2048, 7168)]
-    assert {one.columns for one in asked if isinstance(one, Tiled)} == set(TILES)
+    assert {one.columns for one in asked if isinstance(one, Tiled)} == set(COLUMN_COSTS)

@@ -34,11 +34,14 @@ MOST_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What calls with one number of rows need: two launches, the map of the weight, the memory between them."""
+    """What calls with one number of rows need: two launches, the map of the weight, that of its scales and its address
+    if copies fetch these, and the memory between the launches."""
 
     quantize: Launch
     product: op.Launch
     weight: TensorMap
+    of_factors: TensorMap | None
+    factors: tuple[int, ...]
     scratch: op.Scratch
 
 
@@ -75,8 +78,8 @@ class Kernel:
         self.chip = needed(chip, "hopper_fp8_block", weight.device)
         self.problem = problem
         self.weight = weight.contiguous()
-        self.weight_scale = widen_scale(weight_scale).contiguous()
-        self._scale_address = self.weight_scale.data_ptr()
+        self.weight_scale = op.weight_scale_of(widen_scale(weight_scale))
+        self._scale_address = self.weight_scale.plain.data_ptr()
         self._empty = output_of(0, problem.n, problem.output, weight.device)
         self._blocks = ceil_div(problem.k, DEPTH)
         self._bias = WideBias()
@@ -118,7 +121,8 @@ class Kernel:
             first.function(first.grid, first.block, (*codes, m, m, k, k, 1, scratch.padded, parts[1], second.flags))
             addresses = (self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
             of_codes, of_scales = scratch.maps(memory)
-            op.start(second, (of_codes, call.weight, of_scales), addresses, (m, n, self._blocks), parts=parts)
+            maps = (of_codes.address, call.weight.address, of_scales.address, *call.factors)
+            op.start(second, maps, addresses, (m, n, self._blocks), parts=parts)
         finally:
             give_back(memory)
         return out
@@ -143,7 +147,9 @@ class Kernel:
         launch = op.prepare(m, problem.n, problem.k, problem.output, self.chip, index, self.choice)
         first = prepare(m, problem.k, problem.input, self.chip, index)
         scratch = op.scratch(m, problem.k, launch)
-        return Call(first, launch, map_of(self.weight, "u8", launch.weight), scratch)
+        factors = map_of(self.weight_scale.apart, "f32", launch.factors) if launch.factors else None
+        address = () if factors is None else (factors.address,)
+        return Call(first, launch, map_of(self.weight, "u8", launch.weight), factors, address, scratch)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first stage: x [m, k] to codes [m, k] e4m3, scales [ceil(k / 128), m padded to 4] f32 and flags that one

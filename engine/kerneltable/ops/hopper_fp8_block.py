@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -15,11 +16,23 @@ from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, POINTER, Function, TensorMap
 from kerneltable.ops.hopper import DTYPE_CODES, ceil_div, map_of, output_of, tensor_map
-from kerneltable.ops.hopper_fp8_choice import DEPTH, FIXED, Choice, Parted, Stream, Tiled, tile_bytes, variant
+from kerneltable.ops.hopper_fp8_choice import (
+    DEPTH,
+    FIXED,
+    INPUT,
+    NOTHING,
+    WEIGHT,
+    Choice,
+    Parted,
+    Stream,
+    tile_bytes,
+    variant,
+)  # fmt: skip
 
-TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER)
-STREAM_TYPES = (*TYPES, INT32, INT32, INT32)
-TILED_TYPES = (BY_VALUE, *TYPES, POINTER, POINTER, INT32, INT32, INT32, INT32)
+SIZES = (INT32, INT32, INT32)
+STREAM_TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER, *SIZES)
+PARTED_TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, *SIZES)
+TILED_TYPES = (BY_VALUE, *PARTED_TYPES[:-3], POINTER, POINTER, *SIZES, INT32)
 WARPGROUPS = 2
 """That multiply in a block of hopper_fp8_block.cu; each has a flag."""
 
@@ -37,18 +50,19 @@ def fixed_instances(_products: Iterable[Product], _input: str, output: str) -> I
 
 def instance_of(choice: Choice, output: str) -> Instance:
     """The instance for an output dtype ("bf16", "f16", "f32")."""
+    types: tuple[Any, ...]
     numbers = {"COLUMNS": choice.columns, "STAGES": choice.stages, "OUT": DTYPE_CODES[output]}
     if isinstance(choice, Stream):
-        name, shared = "hopper_fp8_block_stream", choice.shared_bytes
+        name, types, shared = "hopper_fp8_block_stream", STREAM_TYPES, choice.shared_bytes
         numbers |= {"SPLIT": choice.split}
     elif isinstance(choice, Parted):
-        name, shared = "hopper_fp8_block_parts", choice.stages * tile_bytes(choice.columns)
-        numbers |= {"COMMON": choice.common, "SPLIT": choice.split}
+        name, types = "hopper_fp8_block_parts", PARTED_TYPES
+        shared = choice.stages * tile_bytes(choice.columns)
+        numbers |= {"SPLIT": choice.split}
     else:
-        name, shared = "hopper_fp8_block", choice.shared_bytes(output)
+        name, types, shared = "hopper_fp8_block", TILED_TYPES, choice.shared_bytes(output)
         numbers |= {"COMMON": choice.common, "GROUP": choice.group, "CHUNKS": choice.chunks}
     defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers.items()))
-    types = TILED_TYPES if isinstance(choice, Tiled) else STREAM_TYPES
     return Instance(f"cuda/{name}.cu", name, types, shared, defines, early=True)
 
 
@@ -60,6 +74,7 @@ class Launch:
     """What is the same for every call with one number of rows: worked out once, looked up afterwards.
 
     weight, codes, scales   rows and columns of one copy of each
+    factors                 of one copy of the weight's scales; None: threads read them
     divided                 tiles that are divided along k by workers that stay; None: no such instance
     part_bytes, flags       what blocks leave for each other: memory, and 32-bit words that are 0 before and after
     output                  its dtype, for workers that stay: the copy engine stores their tiles
@@ -71,6 +86,7 @@ class Launch:
     weight: Box
     codes: Box
     scales: Box
+    factors: Box | None = None
     divided: int | None = None
     part_bytes: int = 0
     flags: int = 0
@@ -86,16 +102,44 @@ def prepare(m: int, n: int, k: int, output: str, chip: CudaChip, device: int, ch
     if isinstance(choice, Stream):
         grid = (ceil_div(n, 64) * choice.split, ceil_div(m, columns), 1)
         return Launch(function, grid, (160, 1, 1), (64, DEPTH), (columns, DEPTH), (1, columns))
-    codes, weight = (64, columns) if choice.common else (128, columns // 2)
-    pair = (128, 2 * columns) if choice.common else (256, columns)
-    tiles, most = ceil_div(m, pair[0]) * ceil_div(n, pair[1]), chip.multiprocessors // 2
-    boxes = ((weight, DEPTH), (codes, DEPTH), (1, 128))
     if isinstance(choice, Parted):
-        return Launch(function, (2 * choice.split * tiles, 1, 1), (384, 1, 1), *boxes)
+        grid = (choice.split * ceil_div(m, 128) * ceil_div(n, columns), 1, 1)
+        return Launch(function, grid, (384, 1, 1), (columns, DEPTH), (128, DEPTH), (1, 128), _factors(columns))
+    members = 1 if choice.common == NOTHING else 2
+    rows, across = 256 if choice.common == WEIGHT else 128, 2 * columns if choice.common == INPUT else columns
+    tiles, most = ceil_div(m, rows) * ceil_div(n, across), chip.multiprocessors // members
+    codes, weight = 64 if choice.common == INPUT else 128, columns // 2 if choice.common == WEIGHT else columns
+    boxes = ((weight, DEPTH), (codes, DEPTH), (1, 128), _factors(columns))
     divided = tiles % most if choice.divide else 0
-    blocks = 2 * (most if divided else min(most, tiles))
+    blocks = members * (most if divided else min(most, tiles))
     parts, flags = (blocks * 128 * columns * 4, WARPGROUPS * blocks) if divided else (0, 0)
     return Launch(function, (blocks, 1, 1), (384, 1, 1), *boxes, divided, parts, flags, output)
+
+
+def _factors(columns: int) -> Box:
+    """One copy of the weight's scales, for a block of k: those of one or two blocks of rows."""
+    return (1 if 128 % columns == 0 else 2, 4)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightScale:
+    """The scales of a weight [n, k], as threads read them and as the copy engine does.
+
+    plain   [ceil(n / 128), ceil(k / 128)] f32, contiguous: neighbours along k share a line of the cache
+    apart   [ceil(n / 128), 4 * ceil(k / 128)] f32, contiguous: every fourth number is a scale, the others are 0. The
+            engine fetches 16 bytes at least, and from multiples of 16 alone
+    """
+
+    plain: torch.Tensor
+    apart: torch.Tensor
+
+
+def weight_scale_of(scale: torch.Tensor) -> WeightScale:
+    """Both forms of scales [ceil(n / 128), ceil(k / 128)] f32."""
+    rows, columns = scale.shape
+    wide = torch.zeros(rows, columns, 4, dtype=torch.float32, device=scale.device)
+    wide[:, :, 0] = scale
+    return WeightScale(scale.contiguous(), wide.view(rows, 4 * columns))
 
 
 def most_flags(chip: CudaChip) -> int:
@@ -104,7 +148,7 @@ def most_flags(chip: CudaChip) -> int:
 
 
 def product(
-    codes: torch.Tensor, scales: torch.Tensor, flags: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor,
+    codes: torch.Tensor, scales: torch.Tensor, flags: torch.Tensor, weight: torch.Tensor, weight_scale: WeightScale,
     bias: torch.Tensor | None, output: str, chip: CudaChip, *, choice: Choice | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """codes times weight transposed, scaled, plus bias, rounded once.
@@ -113,7 +157,7 @@ def product(
     scales        [ceil(k / 128), m padded to a multiple of 4] f32, as quantize_block_by_column gives them
     flags         [most_flags(chip)] int32 zeros, and zeros again afterwards; no other product may use them meanwhile
     weight        [n, k] e4m3, contiguous; n and k multiples of 16
-    weight_scale  [ceil(n / 128), ceil(k / 128)] f32, contiguous
+    weight_scale  its scales
     bias          [n] f32, contiguous, or None
     output        "bf16", "f16" or "f32"
     choice        None lets `variant` choose
@@ -123,31 +167,40 @@ def product(
     launch = prepare(m, n, k, output, chip, codes.device.index or 0, choice)
     out = output_of(m, n, output, codes.device)
     parts = torch.empty(launch.part_bytes, dtype=torch.uint8, device=codes.device)
-    maps = map_of(codes, "u8", launch.codes), map_of(weight, "u8", launch.weight), map_of(scales, "f32", launch.scales)
-    addresses = (weight_scale.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr())
-    start(launch, maps, addresses, (m, n, ceil_div(k, DEPTH)), parts=(parts.data_ptr(), flags.data_ptr()))
+    maps = [
+        map_of(codes, "u8", launch.codes),
+        map_of(weight, "u8", launch.weight),
+        map_of(scales, "f32", launch.scales),
+    ]
+    if launch.factors:
+        maps.append(map_of(weight_scale.apart, "f32", launch.factors))
+    every = tuple(one.address for one in maps)
+    addresses = (weight_scale.plain.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr())
+    start(launch, every, addresses, (m, n, ceil_div(k, DEPTH)), parts=(parts.data_ptr(), flags.data_ptr()))
     return out
 
 
 def start(
-    launch: Launch, maps: tuple[TensorMap, TensorMap, TensorMap], addresses: tuple[int, int, int],
-    sizes: tuple[int, int, int], *, parts: tuple[int, int],
+    launch: Launch, maps: tuple[int, ...], addresses: tuple[int, int, int], sizes: tuple[int, int, int], *,
+    parts: tuple[int, int],
 ) -> None:  # fmt: skip
     """Launch.
 
-    maps        of the codes, the weight and the codes' scales
+    maps        addresses of those of the codes, the weight, the codes' scales and, with launch.factors, the weight's
     addresses   of the weight's scales, the bias (0: none) and the output
     sizes       m, n, and blocks of k
     parts       addresses of part_bytes bytes and of the flags
     """
-    codes, weight, scales = maps
-    every = (codes.address, weight.address, scales.address)
-    if launch.divided is None:
-        launch.function(launch.grid, launch.block, (*addresses, *sizes), every)
+    _, bias, output = addresses
+    if launch.factors is None:
+        launch.function(launch.grid, launch.block, (*addresses, *sizes), maps)
+    elif launch.divided is None:
+        launch.function(launch.grid, launch.block, (bias, output, *sizes), maps)
     else:
         (m, n, _), size = sizes, 4 if launch.output == "f32" else 2
-        out = tensor_map(addresses[2], launch.output, m, n, n * size, (16, 128 // size))
-        launch.function(launch.grid, launch.block, (*addresses, *parts, *sizes, launch.divided), (*every, out.address))
+        out = tensor_map(output, launch.output, m, n, n * size, (16, 128 // size))
+        arguments = (bias, output, *parts, *sizes, launch.divided)
+        launch.function(launch.grid, launch.block, arguments, (*maps, out.address))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
+from kerneltable.ops.hopper import FITTING
+
 DEPTH = 128
 FEW_ROWS, SOME_ROWS = 64, 256
 ROOM = 227 * 1024
@@ -31,24 +33,17 @@ three where four blocks or more share a multiprocessor."""
 MANY_PARTS, LONG_PART = 0.02, 10
 """What a further part of k is worth, as a share of the chip that is filled, while parts have so many blocks of k."""
 
-NARROW_COLUMNS = (64, 80, 96, 128)
-COLUMNS = (*NARROW_COLUMNS, 144, 160)
-"""Of the tiles of hopper_fp8_block_parts.cu in up to four parts of k, and in up to two; wider ones would have weight
-scales of three blocks."""
+PART_COLUMNS = (64, 80, 96, 112, 128, 144, 160, 192)
+"""Of the tiles of hopper_fp8_block_parts.cu; others would have weight scales of three blocks."""
 
-FITTING = MappingProxyType({1: 1.0, 2: 0.88, 3: 0.775, 4: 0.85})
-"""Pairs of blocks that divide k -> share of the multiprocessors that clusters of them fill at most, all at once."""
-
-START, WAVE = 2.8, 0.3
-EXCHANGE = MappingProxyType({1: 0.0, 2: 0.8, 3: 1.1, 4: 1.4})
-DIVIDED = 5.5
-UNIT, WIDE_UNIT = 0.35, 0.41
-MEMORY, CACHE = 4.41e6, 7.8e6
-"""The model, in microseconds: a launch and its end, a further tile of a block; adding parts in a cluster, by their
-number; dividing tiles of 128 columns among clusters; 128 of k of 128 x 128, and of as many of more than 128 columns,
-whose sums are not added while products run; bytes per microsecond from memory, and from the L2 cache to all
-multiprocessors. For 20 products at 128 and 256 rows its choice took 0.5 % longer than the fastest of eleven instances
-that were timed, 4 % at most."""
+START, WAVE = 2.8, 0.8
+EXCHANGE, EXCHANGE_PART = 1.2, 0.28
+UNIT, UNIT_COLUMNS, WIDE_COLUMNS = 0.05, 0.31, 0.335
+MEMORY, CACHE = 4.41e6, 13.5e6
+"""The model for some rows, in microseconds: a launch and its end, a further tile of a block; adding parts in a cluster,
+and for each of them; for 128 of k and 128 rows, and for each 128 columns of a tile up to 128, and of a wider one, whose
+sums are not added while products run; bytes per microsecond from memory, and from the L2 cache to all multiprocessors.
+For 20 products at 128 and 256 rows its choice took 0.6 % longer than the fastest of 2 to 19 instances, 4 % at most."""
 
 DIVIDING, DIVIDING_LONG, DISORDER = 15, 0.2, 1.02
 """For many rows, what dividing tiles along k costs: blocks (products of 128 x 128 x 128) for 128 columns of a tile,
@@ -62,10 +57,17 @@ for 66 pairs two would be left, in 33 parts each: 67 us where others take 32 (21
 CHUNK_BYTES = 128 * 64 * 2
 """Of 64 columns of a tile of the output, as hopper_fp8_block.cu stages them."""
 
-TILES = MappingProxyType({128: (6, 1, 1.0), 192: (5, 1, 0.96), 256: (4, 2, 0.91)})
-"""Columns of a tile of hopper_fp8_block.cu -> its stages, how many chunks of the output it stages, and what a column
-takes beside one of a tile of 128. A wider tile moves fewer bytes through caches and shared memory for as many products,
-and from 1024 rows on the chip's power limit makes bytes time."""
+TILES = MappingProxyType({64: (8, 1), 128: (6, 1), 192: (5, 1), 256: (4, 2)})
+"""Columns of a tile of hopper_fp8_block.cu -> its stages, and how many chunks of the output it stages."""
+
+COLUMN_COSTS = MappingProxyType({128: 1.0, 192: 0.96, 256: 0.91})
+"""Columns of a tile for many rows -> what a column takes beside one of a tile of 128. A wider tile moves fewer bytes
+through caches and shared memory for as many products, and from 1024 rows on the chip's power limit makes bytes time."""
+
+WEIGHT, INPUT, NOTHING = 0, 1, 2
+"""KT_COMMON: what two blocks of hopper_fp8_block.cu share. Up to 128 rows nothing is best (32768 x 512: 8.7 instead of
+9.3 us; they would wait for each other), at 256 rows a weight tile (7168 x 16384: 49 instead of 52 us), and more so
+beyond (209 instead of 213 at 1024 rows)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,8 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Tiled:
-    """An instance of hopper_fp8_block.cu; common names what a pair of blocks shares, 0 the weight, 1 the input tile;
-    with `divide` the tiles of the last wave are divided along k (no compile-time number)."""
+    """An instance of hopper_fp8_block.cu; with `divide` the tiles of the last wave are divided along k (no compile-time
+    number)."""
 
     columns: int
     common: int
@@ -105,10 +107,9 @@ class Tiled:
 
 @dataclass(frozen=True, slots=True)
 class Parted:
-    """An instance of hopper_fp8_block_parts.cu: its compile-time numbers; common as in Tiled."""
+    """An instance of hopper_fp8_block_parts.cu: its compile-time numbers."""
 
     columns: int
-    common: int
     stages: int
     split: int
 
@@ -117,18 +118,18 @@ Choice = Stream | Tiled | Parted
 
 
 def tile_bytes(columns: int) -> int:
-    """Shared memory of a block of k in the tiled kernels: 128 rows of the input with their scales, the weight with two,
-    and two barriers."""
-    return (128 + columns) * DEPTH + 512 + 8 + 16
+    """Shared memory of a block of k in the tiled kernels: 128 rows of the input with their scales, the weight with its
+    own, and two barriers."""
+    return (128 + columns) * DEPTH + 512 + 128 + 16
 
 
 def tiled(columns: int, common: int, divide: bool = False) -> Tiled:
     """The instance with so wide a tile."""
-    stages, chunks, _ = TILES[columns]
+    stages, chunks = TILES[columns]
     return Tiled(columns, common, stages, 8, chunks, divide)
 
 
-FIXED = tiled(128, 1)
+FIXED = tiled(128, INPUT)
 """For every m alike: whole tiles, each row of which is summed in the order of k, whatever else is in the tile."""
 
 
@@ -149,7 +150,7 @@ def variant(m: int, n: int, k: int, multiprocessors: int) -> Choice:
 
 
 def may_divide(tiles: int, pairs: int) -> bool:
-    """Whether the tiles of the last wave over so many pairs of multiprocessors have few enough parts when divided."""
+    """Whether the tiles of the last wave over so many pairs of blocks have few enough parts when divided."""
     last = tiles % pairs
     return last > 0 and (tiles < pairs or last * MOST_PARTS >= pairs)
 
@@ -176,30 +177,26 @@ def _stream(columns: int, tiles: int, blocks: int, multiprocessors: int) -> Stre
 
 def _timed(m: int, n: int, k: int, multiprocessors: int) -> Iterator[tuple[float, Choice]]:
     """Each instance for some rows, with the microseconds that the model gives it."""
-    common, rows = (1, 128) if m <= SOME_ROWS // 2 else (0, 256)
-    blocks, pairs, high = -(-k // DEPTH), multiprocessors // 2, -(-m // rows)
+    blocks, high = -(-k // DEPTH), -(-m // 128)
+    common = NOTHING if high == 1 else WEIGHT
 
-    def time(columns: int, each: float, taking: float) -> float:
-        """Of blocks that multiply `each` blocks of k one after the other; `taking` do so, all blocks together."""
-        unit = (UNIT if columns <= 128 else WIDE_UNIT) * columns / 128
-        fetched = columns * DEPTH + 64 * DEPTH if common else columns * DEPTH // 2 + 128 * DEPTH
-        bounds = each * unit, (n * k + 2 * m * n) / MEMORY, taking * fetched / CACHE
+    def time(columns: int, each: float, tiles: int, fetched: int) -> float:
+        """Of blocks that multiply `each` blocks of k one after the other, and fetch so many bytes for each."""
+        unit = UNIT + (UNIT_COLUMNS if columns <= 128 else WIDE_COLUMNS) * columns / 128
+        bounds = each * unit, (n * k + 2 * m * n) / MEMORY, tiles * blocks * fetched / CACHE
         return START + math.sqrt(math.sqrt(sum(bound**4 for bound in bounds)))
 
-    for split in EXCHANGE if blocks >= 12 else ():
-        for columns in COLUMNS if split <= 2 else NARROW_COLUMNS:
-            tiles = high * -(-n // (columns * (1 + common)))
-            if 2 * split * tiles <= FITTING[split] * multiprocessors:
-                taken = time(columns, blocks / split, 2 * tiles * blocks) + EXCHANGE[split]
-                yield taken, Parted(columns, common, _stages(columns), split)
-    for columns in (128, 192):
-        tiles = high * -(-n // (columns * (1 + common)))
-        waves = -(-tiles // pairs)
-        whole = time(columns, waves * blocks, 2 * tiles * blocks) + (waves - 1) * WAVE
-        yield whole, tiled(columns, common)
-        if may_divide(tiles, pairs):
-            divided = time(columns, tiles * blocks / pairs, 2 * tiles * blocks) + DIVIDED * columns / 128
-            yield divided, tiled(columns, common, divide=True)
+    for split, share in FITTING.items():
+        for columns in PART_COLUMNS if split > 1 and blocks >= 4 * split else ():
+            tiles = high * -(-n // columns)
+            if tiles * split <= share * multiprocessors:
+                taken = time(columns, blocks / split, tiles, (128 + columns) * DEPTH)
+                yield taken + EXCHANGE + EXCHANGE_PART * split, Parted(columns, _stages(columns), split)
+    for columns in (64, 128, 192) if common == NOTHING else (128, 192):
+        tiles = high * -(-n // columns)
+        waves = -(-tiles // multiprocessors)
+        fetched = (128 + (columns if common == NOTHING else columns // 2)) * DEPTH
+        yield time(columns, waves * blocks, tiles, fetched) + (waves - 1) * WAVE, tiled(columns, common)
 
 
 def _stages(columns: int) -> int:
@@ -211,12 +208,12 @@ def _stages(columns: int) -> int:
 def _tiled(m: int, n: int, blocks: int, pairs: int) -> Tiled:
     """The tile whose waves over the chip take least time, whole or with the last wave divided along k."""
     best, choice = float("inf"), FIXED
-    for columns, (_, _, each) in TILES.items():
+    for columns, each in COLUMN_COSTS.items():
         tiles = -(-m // 256) * -(-n // columns)
         block = blocks * columns / 128 * each
         whole, divided = -(-tiles // pairs) * block, float("inf")
         if may_divide(tiles, pairs):
             divided = tiles / pairs * block * DISORDER + (DIVIDING + DIVIDING_LONG * blocks) * columns / 128
         if min(whole, divided) < best:
-            best, choice = min(whole, divided), tiled(columns, 0, divided < whole)
+            best, choice = min(whole, divided), tiled(columns, WEIGHT, divided < whole)
     return choice

@@ -14,12 +14,20 @@ from types import MappingProxyType
 from kerneltable.ops.cuda_code import Instance, Product
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, POINTER
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW, DEPTH, EXACT_EXPONENTS, EXPONENT_BYTES, TILE_BYTES
-from kerneltable.ops.hopper import DTYPE_CODES, ceil_div
+from kerneltable.ops.hopper import DTYPE_CODES, FITTING, ceil_div
 
 TYPES = (BY_VALUE, POINTER, POINTER, POINTER, POINTER, INT32, INT32, INT32)
 
-STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4), 32: (6, 4), 64: (4, 3)})
+STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4), 32: (6, 4, 3), 64: (4, 3)})
 """Columns -> stages of a block of which two, three ... share a multiprocessor: as many as its shared memory holds."""
+
+LONG_PARTS, LEAST_SHARE = 20, 0.8
+"""From so many blocks of k in a part on, one block to a multiprocessor that takes 128 or 192 rows of the weight, with
+as many stages as there is room for, is faster than several of 64 rows, if such blocks fill so much of the chip.
+5120 x 25600: 33.2 instead of 35.0 us at one row, 42.6 instead of 47.5 at 64; 7168 x 16384: 29.4 instead of 31.4."""
+
+MOST_STAGES, ROOM = 12, 232448 - 1024 - 256
+"""Of such a block, and the shared memory for them."""
 
 SPLITS = (8, 5, 4, 2, 1)
 """Of k for few rows. Clusters of three, six or seven leave too many multiprocessors empty."""
@@ -90,6 +98,8 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     tiles, blocks = ceil_div(n, 64), ceil_div(k, DEPTH)
     if m <= 64:
         columns = next(c for c in STAGES if c >= m)
+        if (large := _large(columns, n, blocks, scales, multiprocessors)) is not None:
+            return large
         most = max(1, min(2.5 * multiprocessors / tiles, blocks // 4))
         split = next(s for s in SPLITS if s <= most)
         shares = tuple(enumerate(STAGES[columns], 2))[: 2 if split > 2 else None]  # then there are few tiles
@@ -109,9 +119,22 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     return Wide(2 if m >= LONG_INPUT or n * k >= LONG_WEIGHT else 1)
 
 
+def _large(columns: int, n: int, blocks: int, scales: int, multiprocessors: int) -> Variant | None:
+    """One block to a multiprocessor, if k is long and a number of parts lets such blocks fill the chip, all at once."""
+    for groups in (2, 3):
+        tiles = ceil_div(n, 64 * groups)
+        for split in (1, 2, 4):
+            share = tiles * split / multiprocessors
+            if blocks >= LONG_PARTS * split and LEAST_SHARE <= share <= FITTING[split]:
+                return Variant(
+                    groups, columns, min(MOST_STAGES, ROOM // stage_bytes(groups, columns, scales)), split, 1
+                )
+    return None
+
+
 def _few_parts(tiles: int, blocks: int, multiprocessors: int) -> int:
     """Into how many parts of k large tiles are split: their blocks, one to a multiprocessor, run all at once."""
-    return next((s for s in (3, 2) if s <= blocks // 4 and clusters(1, s, multiprocessors) >= tiles), 1)
+    return next((s for s in (3, 2) if s <= blocks // 4 and tiles * s <= FITTING[s] * multiprocessors), 1)
 
 
 @lru_cache(maxsize=1024)
@@ -132,6 +155,11 @@ def instances(products: Iterable[Product], input: str, output: str) -> Iterator[
             yield instance_of(choice, scales, input, output)
 
 
+def stage_bytes(groups: int, columns: int, scales: int) -> int:
+    """Shared memory of a block of k in hopper_w8a16.cu: 64 rows of the weight a group, and the input."""
+    return groups * (TILE_BYTES + (EXPONENT_BYTES if scales == BY_32 else 0)) + columns * DEPTH * 2
+
+
 def instance_of(choice: Variant | Wide, scales: int, dtype: str, output: str) -> Instance:
     """The code for an input dtype ("bf16", "f16") and an output dtype, with the shared memory that it needs."""
     covers = BY_BLOCK if scales == RESCALED else scales
@@ -148,7 +176,7 @@ def instance_of(choice: Variant | Wide, scales: int, dtype: str, output: str) ->
         numbers = {
             "GROUPS": choice.groups, "COLUMNS": choice.columns, "STAGES": choice.stages, "SPLIT": choice.split,
         }  # fmt: skip
-        stage = choice.groups * (TILE_BYTES + exponents) + choice.columns * DEPTH * 2
+        stage = stage_bytes(choice.groups, choice.columns, scales)
         shared = 1024 + max(choice.stages * stage, choice.columns * (64 * choice.groups + 4) * 4)
     defines = tuple((f"KT_{key}", value) for key, value in sorted((numbers | types).items()))
     return Instance(f"cuda/{file}.cu", file, TYPES, shared, defines)
