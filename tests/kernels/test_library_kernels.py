@@ -15,6 +15,7 @@ import torch
 from kerneltable.errors import KernelInputError, KernelUnavailable
 from kerneltable.kernels import registry
 from kerneltable.model import Problem
+from kerneltable.ops import installed
 from kerneltable.ops.fnuz import to_fnuz
 from kerneltable.ops.installed import library_function, library_op
 from kerneltable.ops.vllm_marlin import pack_scale
@@ -38,7 +39,7 @@ PACKAGES = {
     "xpu_fp8_gemm_block": "vllm_xpu_kernels",
     "xpu_fp8_gemm": "vllm_xpu_kernels",
 }
-RAN = {"sgl_deepgemm_fp8_block"}
+RAN = {"flashinfer_fp8_block_sm90", "humming_w8a16", "sgl_deepgemm_fp8_block"}
 """On an H200."""
 
 SHAPES = [(1, 128, 128), (5, 256, 640)]
@@ -231,6 +232,16 @@ def test_a_library_without_the_function_is_a_reason(monkeypatch: pytest.MonkeyPa
         bound("deepgemm_fp8_block")
 
 
+def test_a_library_that_keeps_to_one_device_is_refused_on_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "_DEVICES", {})
+    cpu, zero, one = (torch.device(name) for name in ("cpu", "cuda:0", "cuda:1"))
+    for place in (cpu, one, one, cpu):
+        installed.refuse_another_device("deep_gemm", place)
+    with pytest.raises(KernelUnavailable, match="one device of a process, cuda:1 here; found cuda:0; give cuda:0 a"):
+        installed.refuse_another_device("deep_gemm", zero)
+    installed.refuse_another_device("another", zero)
+
+
 def test_an_op_is_found_in_the_files_of_an_installed_package_that_was_not_imported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -371,7 +382,7 @@ def test_rows_of_libraries_change_nothing_where_the_libraries_are_absent() -> No
         ("h200", "fp8_block_w8a8", "hopper_fp8_block"),
         ("b200", "fp8_block_w8a8", "vllm_cutlass_fp8_block"),
         ("dgx-spark", "mxfp8", "flashinfer_mxfp8"),
-        ("rtx-3090", "w8a16_fp8", "humming_w8a16"),
+        ("rtx-3090", "w8a16_fp8", "vllm_marlin_fp8"),
         ("dgx-spark", "fp8_w8a8", "vllm_cutlass_fp8"),
         ("mi300x", "fp8_block_w8a8", "aiter_fp8_block"),
         ("arc-b60", "fp8_block_w8a8", "xpu_fp8_gemm_block"),

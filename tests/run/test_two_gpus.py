@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from kerneltable.errors import KernelInputError, LayerError
+from kerneltable.errors import KernelInputError, KernelUnavailable, LayerError
 from kerneltable.kernels import registry
 from kerneltable.model import Problem
+from kerneltable.ops import installed
 from kerneltable.run.checks.conformance_cases import plan_cases
 from kerneltable.run.layer_data import LayerData, random_layer
 from kerneltable.run.linear import QuantLinear
@@ -24,6 +25,8 @@ pytestmark = [
 ]
 ZERO, ONE = "cuda:0", "cuda:1"
 SCHEMES = ("fp8_block_w8a8", "fp8_w8a8", "w8a16_fp8", "mxfp8")
+ONE_DEVICE = ("deepgemm_fp8_block", "sgl_deepgemm_fp8_block")
+"""Kernels of a library that keeps what it has loaded for the first device; a second one is refused."""
 
 
 def problem_of(scheme: str, m: int = 17, n: int = 512, k: int = 1024) -> Problem:
@@ -56,7 +59,7 @@ def pair(problem: Problem, **more: Any) -> tuple[QuantLinear, QuantLinear, torch
     return layer_on(ZERO, problem, data, **more), layer_on(ONE, problem, data, **more), data.x.contiguous()
 
 
-@pytest.mark.parametrize("kernel", sorted(registry.ids()))
+@pytest.mark.parametrize("kernel", sorted(set(registry.ids()) - set(ONE_DEVICE)))
 def test_a_kernel_runs_where_its_tensors_are_whatever_device_is_current(kernel: str) -> None:
     table = shipped_table()
     problems, found = plan_cases(table, table.kernels[kernel], current_device(table, 0), shapes=4)
@@ -72,6 +75,25 @@ def test_a_kernel_runs_where_its_tensors_are_whatever_device_is_current(kernel: 
                 assert torch.equal(out.cpu(), wanted)
             assert torch.cuda.current_device() == current
     assert second.kernel_for(x.shape[0]) == kernel
+
+
+@pytest.mark.parametrize("kernel", ONE_DEVICE)
+def test_a_library_that_keeps_to_one_device_refuses_a_second(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = shipped_table()
+    problems, found = plan_cases(table, table.kernels[kernel], current_device(table, 0), shapes=4)
+    if not problems:
+        pytest.skip("; ".join(found.refused) or "no small shape")
+    monkeypatch.setattr(installed, "_DEVICES", {})
+    problem, tensors = problems[-1], data_of(problems[-1]).tensors
+    names = table.kernels[kernel].parameters
+
+    def bound(place: str) -> Any:
+        return registry.load(kernel)(problem.at(None), **{name: tensors[name].to(place) for name in names})
+
+    bound(ZERO)
+    with pytest.raises(KernelUnavailable, match="one device of a process, cuda:0 here; found cuda:1"):
+        bound(ONE)
+    bound(ZERO)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -33,8 +33,8 @@ three where four blocks or more share a multiprocessor."""
 MANY_PARTS, LONG_PART = 0.02, 10
 """What a further part of k is worth, as a share of the chip that is filled, while parts have so many blocks of k."""
 
-PART_COLUMNS = (64, 80, 96, 112, 128, 144, 160, 192)
-"""Of the tiles of hopper_fp8_block_parts.cu; others would have weight scales of three blocks."""
+PART_COLUMNS = MappingProxyType({64: 6, 80: 6, 96: 6, 112: 6, 128: 6, 144: 4, 160: 4})
+"""Columns of a tile of hopper_fp8_block_parts.cu -> into how many parts of k it is divided at most."""
 
 START, WAVE = 2.8, 0.8
 EXCHANGE, EXCHANGE_PART = 1.2, 0.28
@@ -186,10 +186,10 @@ def _timed(m: int, n: int, k: int, multiprocessors: int) -> Iterator[tuple[float
         bounds = each * unit, (n * k + 2 * m * n) / MEMORY, tiles * blocks * fetched / CACHE
         return START + math.sqrt(math.sqrt(sum(bound**4 for bound in bounds)))
 
-    for split, share in FITTING.items():
-        for columns in PART_COLUMNS if split > 1 and blocks >= 4 * split else ():
-            tiles = high * -(-n // columns)
-            if tiles * split <= share * multiprocessors:
+    for columns, most in PART_COLUMNS.items():
+        tiles = high * -(-n // columns)
+        for split in range(2, min(most, blocks // 4) + 1):
+            if tiles * split <= FITTING[split] * multiprocessors:
                 taken = time(columns, blocks / split, tiles, (128 + columns) * DEPTH)
                 yield taken + EXCHANGE + EXCHANGE_PART * split, Parted(columns, _stages(columns), split)
     for columns in (64, 128, 192) if common == NOTHING else (128, 192):

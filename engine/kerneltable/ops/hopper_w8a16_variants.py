@@ -21,10 +21,12 @@ TYPES = (BY_VALUE, POINTER, POINTER, POINTER, POINTER, INT32, INT32, INT32)
 STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4), 32: (6, 4, 3), 64: (4, 3)})
 """Columns -> stages of a block of which two, three ... share a multiprocessor: as many as its shared memory holds."""
 
-LONG_PARTS, LEAST_SHARE = 20, 0.8
+LONG_PARTS, LEAST_SHARE, FULL = 40, 0.8, 0.9
 """From so many blocks of k in a part on, one block to a multiprocessor that takes 128 or 192 rows of the weight, with
-as many stages as there is room for, is faster than several of 64 rows, if such blocks fill so much of the chip.
-5120 x 25600: 33.2 instead of 35.0 us at one row, 42.6 instead of 47.5 at 64; 7168 x 16384: 29.4 instead of 31.4."""
+as many stages as there is room for, may be faster than several of 64 rows: if such blocks fill at least a share of the
+chip, and those of 64 rows less than another, or there are more than 32 rows of the input. 5120 x 25600: 33.2 instead of
+35.0 us at one row, 42.6 instead of 47.5 at 64; 8192 x 28672: 67 instead of 71 at 64. A single block minds a slow clock
+more, as after heavy work: 8192 x 8192 then takes 20.3 us at one row, and 18.7 in smaller blocks."""
 
 MOST_STAGES, ROOM = 12, 232448 - 1024 - 256
 """Of such a block, and the shared memory for them."""
@@ -98,15 +100,15 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     tiles, blocks = ceil_div(n, 64), ceil_div(k, DEPTH)
     if m <= 64:
         columns = next(c for c in STAGES if c >= m)
-        if (large := _large(columns, n, blocks, scales, multiprocessors)) is not None:
-            return large
         most = max(1, min(2.5 * multiprocessors / tiles, blocks // 4))
         split = next(s for s in SPLITS if s <= most)
         shares = tuple(enumerate(STAGES[columns], 2))[: 2 if split > 2 else None]  # then there are few tiles
         fitting = [share for share in shares if clusters(share[0], split, multiprocessors) >= tiles] or shares[-1:]
         more = [share for share in fitting[1:2] if split <= 2 and share[1] + 1 >= blocks / split]
         together, stages = (more or fitting)[0]
-        return Variant(1, columns, stages, split, together)
+        full = tiles * split >= FULL * together * multiprocessors
+        large = None if full and columns < 64 else _large(columns, n, blocks, scales, multiprocessors)
+        return large or Variant(1, columns, stages, split, together)
     if m <= 128 and 2 * tiles <= multiprocessors:
         return Variant(1, 128, 4, _few_parts(tiles, blocks, multiprocessors))
     pairs = ceil_div(n, 128)

@@ -17,6 +17,9 @@ from kerneltable.errors import KernelInputError, KernelUnavailable
 
 LONGEST_REASON = 300
 
+_DEVICES: dict[str, torch.device] = {}
+"""Module -> the first CUDA device of this process that it was bound for."""
+
 
 def library_function(module: str, name: str, distribution: str) -> Callable[..., Any]:
     """A function (or class) of another library.
@@ -46,6 +49,23 @@ def library_value(module: str, name: str, distribution: str) -> Any:
             f"{module}: wanted {name}; found none; take a version of '{distribution}' that the row names"
         )
     return getattr(holder, name)
+
+
+def refuse_another_device(module: str, device: torch.device) -> None:
+    """For a library that keeps its loaded kernels for one device: those of another fail there with an invalid handle.
+
+    module   the library's
+    device   of the weights; only CUDA devices count
+    errors   KernelUnavailable if this process bound the library for another CUDA device before
+    """
+    if device.type != "cuda":
+        return
+    first = _DEVICES.setdefault(module, device)
+    if first != device:
+        raise KernelUnavailable(
+            f"{module}: keeps its kernels for one device of a process, {first} here; found {device}; give {device} a "
+            "process of its own, or let the table choose"
+        )
 
 
 def library_op(names: Iterable[str], arguments: Iterable[str], package: str) -> Any:
