@@ -12,6 +12,7 @@ from kerneltable.ops import hopper, hopper_w8a16
 from kerneltable.ops.cuda_chip import CudaChip, cuda_chip
 from kerneltable.ops.cuda_code import Instance, Product
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW
+from kerneltable.ops.hopper import FITTING
 from kerneltable.ops.hopper_w8a16_variants import (
     RESCALED,
     SPLITS,
@@ -93,6 +94,46 @@ def test_a_block_of_large_tiles_has_a_multiprocessor_for_itself(choice, scales):
     for output in ("bf16", "f16", "f32"):
         taken = instance_of(choice, scales, "bf16", output).shared_bytes + barriers_of(choice)
         assert A_MULTIPROCESSOR / 2 - SYSTEM < taken <= CHIP.shared_bytes
+
+
+@pytest.mark.parametrize(
+    ("size", "scales", "groups"),
+    [
+        ((1, 5120, 25600), BY_ROW, 3),
+        ((64, 5120, 25600), BY_ROW, 3),
+        ((1, 7168, 16384), BY_ROW, 2),
+        ((16, 8192, 28672), BY_ROW, 1),
+        ((64, 8192, 28672), BY_ROW, 2),
+        ((16, 10240, 5120), BY_ROW, 1),
+        ((16, 5120, 25600), BY_BLOCK, 1),
+        ((16, 5120, 25600), RESCALED, 1),
+        ((64, 5120, 25600), BY_BLOCK, 3),
+        ((16, 8192, 8192), BY_32, 2),
+        ((16, 10240, 5120), BY_32, 3),
+        ((16, 4096, 7168), BY_32, 1),
+    ],
+)
+def test_few_rows_and_a_long_k_take_large_blocks_where_they_were_faster(size, scales, groups):
+    found = variant(*size, scales, 132)
+    assert found.groups == groups
+    assert found.together == 1 or groups == 1
+    tiles = -(-size[1] // (64 * groups))
+    assert groups == 1 or 0.8 * 132 <= tiles * found.split <= FITTING[found.split] * 132
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_large_blocks_fit_a_multiprocessor_whatever_a_scale_covers(scales):
+    large = {
+        found
+        for m in (1, 16, 32, 64)
+        for n in range(64, 32769, 64)
+        for k in (5120, 16384, 28672)
+        if (found := variant(m, n, k, scales, 132)).groups > 1
+    }
+    assert {found.groups for found in large} == {2, 3}
+    for found in large:
+        assert found.stages >= 4
+        assert instance_of(found, scales, "bf16", "f32").shared_bytes + barriers_of(found) <= CHIP.shared_bytes
 
 
 def test_clusters_of_three_leave_room_that_clusters_of_two_and_four_take():

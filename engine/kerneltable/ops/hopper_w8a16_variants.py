@@ -21,12 +21,18 @@ TYPES = (BY_VALUE, POINTER, POINTER, POINTER, POINTER, INT32, INT32, INT32)
 STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4), 32: (6, 4, 3), 64: (4, 3)})
 """Columns -> stages of a block of which two, three ... share a multiprocessor: as many as its shared memory holds."""
 
-LONG_PARTS, LEAST_SHARE, FULL = 40, 0.8, 0.9
-"""From so many blocks of k in a part on, one block to a multiprocessor that takes 128 or 192 rows of the weight, with
-as many stages as there is room for, may be faster than several of 64 rows: if such blocks fill at least a share of the
-chip, and those of 64 rows less than another, or there are more than 32 rows of the input. 5120 x 25600: 33.2 instead of
-35.0 us at one row, 42.6 instead of 47.5 at 64; 8192 x 28672: 67 instead of 71 at 64. A single block minds a slow clock
-more, as after heavy work: 8192 x 8192 then takes 20.3 us at one row, and 18.7 in smaller blocks."""
+RESCALED = 3
+"""As BY_BLOCK, for scales with which one sum can change its unit from block to block (hopper_w8a16.rescales). Wide
+tiles do so; narrower ones are faster with a second sum."""
+
+LARGE = MappingProxyType({BY_ROW: (40, 0.9), BY_BLOCK: (40, 0.0), RESCALED: (40, 0.0), BY_32: (20, 2.0)})
+LEAST_SHARE = 0.8
+"""What a scale covers -> when one block to a multiprocessor that takes 128 or 192 rows of the weight, with as many
+stages as there is room for, is taken instead of several of 64 rows: from so many blocks of k in a part on, if those of
+64 rows fill less than a share of the chip or there are more than 32 rows of the input, and the large ones fill at least
+LEAST_SHARE of it. 5120 x 25600 at 16 rows: 35.6 instead of 36.5 us with scales of rows, 35.4 instead of 41.0 with
+MXFP8's, but 40.2 instead of 36.1 with those of blocks, for which a single block waits; at 64 rows 43.6, 42.7 and 47.1
+instead of 49.6, 52.8 and 49.4. A single block minds a slow clock more, as it is after heavy work: these figures are."""
 
 MOST_STAGES, ROOM = 12, 232448 - 1024 - 256
 """Of such a block, and the shared memory for them."""
@@ -38,10 +44,6 @@ NEIGHBOURS = 16
 """Multiprocessors of a group (GPC), at least; a cluster lies within one."""
 
 WIDE_COLUMNS, WIDE_STAGES = 256, 5
-
-RESCALED = 3
-"""As BY_BLOCK, for scales with which one sum can change its unit from block to block (hopper_w8a16.rescales). Wide
-tiles do so; narrower ones are faster with a second sum."""
 
 TIMES = MappingProxyType({BY_ROW: (0.8, 1.4), BY_BLOCK: (0.86, 1.65), RESCALED: (0.86, 1.55), BY_32: (0.87, 1.45)})
 """What a scale covers -> microseconds for 128 of k of a tile of 128 x 128, and of one of 128 x 256 that stays."""
@@ -106,9 +108,10 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
         fitting = [share for share in shares if clusters(share[0], split, multiprocessors) >= tiles] or shares[-1:]
         more = [share for share in fitting[1:2] if split <= 2 and share[1] + 1 >= blocks / split]
         together, stages = (more or fitting)[0]
-        full = tiles * split >= FULL * together * multiprocessors
-        large = None if full and columns < 64 else _large(columns, n, blocks, scales, multiprocessors)
-        return large or Variant(1, columns, stages, split, together)
+        small = Variant(1, columns, stages, split, together)
+        if columns == 64 or tiles * split < LARGE[scales][1] * together * multiprocessors:
+            return _large(columns, n, blocks, scales, multiprocessors) or small
+        return small
     if m <= 128 and 2 * tiles <= multiprocessors:
         return Variant(1, 128, 4, _few_parts(tiles, blocks, multiprocessors))
     pairs = ceil_div(n, 128)
@@ -127,7 +130,7 @@ def _large(columns: int, n: int, blocks: int, scales: int, multiprocessors: int)
         tiles = ceil_div(n, 64 * groups)
         for split in (1, 2, 4):
             share = tiles * split / multiprocessors
-            if blocks >= LONG_PARTS * split and LEAST_SHARE <= share <= FITTING[split]:
+            if blocks >= LARGE[scales][0] * split and LEAST_SHARE <= share <= FITTING[split]:
                 return Variant(
                     groups, columns, min(MOST_STAGES, ROOM // stage_bytes(groups, columns, scales)), split, 1
                 )
