@@ -4,9 +4,9 @@ Source of the calling convention: FlashInfer 0.7 (Apache-2.0), docstring of flas
 its tests. It can quantize bf16 inputs itself, but by a product with 448 / amax: codes at ties then differ from the
 scheme's, by more than the bound allows.
 
-It compiles a kernel for each n, k and tile with nvcc at its first call, about 2 s each, and keeps it in a folder. By its
-source (0.7.2.post1) every call takes memory of about n * k bytes plus k times the largest m that the process has seen,
-and a driver's error while it loads a kernel ends the process, so that no other kernel can take over.
+It compiles a kernel for each n, k and tile with nvcc at its first call, about 2 s each, and keeps it in a folder. By
+its source (0.7.2.post1) every call takes memory of about n * k bytes plus k times the largest m that the process has
+seen, and a driver's error while it loads a kernel ends the process, so that no other kernel can take over.
 """
 
 from __future__ import annotations
