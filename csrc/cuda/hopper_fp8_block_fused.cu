@@ -108,7 +108,8 @@ hopper_fp8_block_fused(const __grid_constant__ TensorMap weight, const In* x, co
   if (threadIdx.x == kConsumers) {
     prefetch_map(&weight);
     for (int i = 0; i < kStages; ++i)
-      barrier_init(memory.at.full + i * 8, 1 + 32 * kQuantizers), barrier_init(memory.at.empty + i * 8, kConsumers / 32 * kGiving);
+      barrier_init(memory.at.full + i * 8, 1 + 32 * kQuantizers),
+        barrier_init(memory.at.empty + i * 8, kConsumers / 32 * kGiving);
     barrier_init_fence();
   }
   __syncthreads();
