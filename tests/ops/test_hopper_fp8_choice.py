@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 
 from kerneltable.ops import hopper_fp8_block as op
 from kerneltable.ops.cuda_chip import CudaChip
@@ -156,3 +157,14 @@ def test_a_tile_fits_and_is_stored_in_whole_rounds(columns: int, output: str, co
 def test_every_width_of_tile_is_chosen_for_some_product() -> None:
     asked = [variant(m, n, k, 132) for m in (512, 1024, 4096) for n in range(1024, 16385, 1024) for k in (2048, 7168)]
     assert {one.columns for one in asked if isinstance(one, Tiled)} == set(COLUMN_COSTS)
+
+
+def test_the_scales_of_a_weight_stand_together_for_threads_and_apart_for_copies() -> None:
+    scale = torch.arange(1.0, 16.0).view(3, 5).t()  # not contiguous
+    found = op.weight_scale_of(scale)
+    assert torch.equal(found.plain, scale)
+    assert torch.equal(found.apart[:, ::4], scale)
+    assert found.apart.sum() == scale.sum()
+    assert found.plain.is_contiguous()
+    assert found.apart.is_contiguous()
+    assert found.apart.stride(0) * 4 % 16 == 0
