@@ -105,8 +105,10 @@ __device__ void produce(const Producer& self, const Problem& p, int worker, int 
       if (++slot == kStages) slot = 0;
     }
   }
-  for (int slot = 0; slot < kStages && kMembers > 1; ++slot)  // the other block's consumers still arrive: leave after them
-    barrier_wait(self.at.empty + slot * 8, phases >> slot & 1);
+  if constexpr (kMembers > 1) {
+    for (int slot = 0; slot < kStages; ++slot)  // the other block's consumers still arrive here: leave after them
+      barrier_wait(self.at.empty + slot * 8, phases >> slot & 1);
+  }
 }
 
 // --- Divided tiles --------------------------------------------------------------------------------------------------

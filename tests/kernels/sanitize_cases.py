@@ -41,7 +41,7 @@ TILES = tuple(
     for common in (WEIGHT, INPUT, NOTHING)
     for divide in (False, True)
 )
-"""Of hopper_fp8_block.cu: all widths, whether a product asks for them with such a pair today or not."""
+"""Of hopper_fp8_block.cu: all widths, whatever a team shares, whether a product asks for them today or not."""
 
 NOT_A_KIND = ("split", "stages", "together", "group")
 

@@ -137,7 +137,7 @@ def test_large_blocks_fit_a_multiprocessor_whatever_a_scale_covers(scales):
 
 
 def test_clusters_of_three_leave_room_that_clusters_of_two_and_four_take():
-    assert [clusters(1, split, 132) * split for split in (1, 2, 3, 4)] == [132, 132, 120, 128]
+    assert [clusters(2, split, 132) * split for split in (1, 2, 3, 4)] == [264, 264, 240, 256]
     assert [clusters(3, split, 132) * split >= 320 for split in SPLITS] == [True] * len(SPLITS)
 
 
@@ -147,6 +147,15 @@ def test_what_is_compiled_when_packing_is_all_that_is_launched(n, k, scales):
     known = {variant(m, n, k, scales, 132) for m in rows_of_each(n, k, scales, 132)}
     assert len(known) == len(rows_of_each(n, k, scales, 132))
     assert {variant(m, n, k, scales, 132) for m in (*range(1, 700, 3), *range(700, 9000, 101))} <= known
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_parts_of_large_tiles_are_no_more_than_run_at_once(scales):
+    for m, n, k in ((128, 5120, 25600), (128, 2112, 7168), (256, 2112, 7168), (128, 4096, 7168), (256, 4096, 7168)):
+        found = variant(m, n, k, scales, 132)
+        blocks = -(-n // (64 * found.groups)) * -(-m // found.columns) * found.split
+        assert found.split > 1
+        assert blocks <= FITTING[found.split] * 132
 
 
 def test_where_a_chip_is_full_wide_tiles_take_over():

@@ -17,7 +17,7 @@ DTYPE_CODES = {"bf16": 0, "f16": 1, "f32": 2}
 
 FITTING = MappingProxyType({1: 1.0, 2: 1.0, 3: 0.864, 4: 0.91, 5: 0.834, 6: 0.773})
 """Blocks of a cluster -> share of the multiprocessors that clusters fill at most, a block to each, if all run at once:
-as far as they did on 132 of an H200 (2026-11-21). Of seven none did that would have been of use."""
+as far as they did on 132 of an H200 (2026-11-21). 17 clusters of seven did not."""
 
 
 @lru_cache(maxsize=65536)

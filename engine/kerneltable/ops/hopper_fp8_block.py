@@ -27,7 +27,7 @@ from kerneltable.ops.hopper_fp8_choice import (
     Stream,
     tile_bytes,
     variant,
-)  # fmt: skip
+)
 
 SIZES = (INT32, INT32, INT32)
 STREAM_TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER, *SIZES)

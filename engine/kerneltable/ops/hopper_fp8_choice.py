@@ -38,7 +38,7 @@ PART_COLUMNS = MappingProxyType({64: 6, 80: 6, 96: 6, 112: 6, 128: 6, 144: 4, 16
 
 START, WAVE = 2.8, 0.8
 EXCHANGE, EXCHANGE_PART = 1.2, 0.28
-UNIT, UNIT_COLUMNS, WIDE_COLUMNS = 0.05, 0.31, 0.335
+UNIT, UNIT_COLUMNS, UNIT_WIDE = 0.05, 0.31, 0.335
 MEMORY, CACHE = 4.41e6, 13.5e6
 """The model for some rows, in microseconds: a launch and its end, a further tile of a block; adding parts in a cluster,
 and for each of them; for 128 of k and 128 rows, and for each 128 columns of a tile up to 128, and of a wider one, whose
@@ -182,7 +182,7 @@ def _timed(m: int, n: int, k: int, multiprocessors: int) -> Iterator[tuple[float
 
     def time(columns: int, each: float, tiles: int, fetched: int) -> float:
         """Of blocks that multiply `each` blocks of k one after the other, and fetch so many bytes for each."""
-        unit = UNIT + (UNIT_COLUMNS if columns <= 128 else WIDE_COLUMNS) * columns / 128
+        unit = UNIT + (UNIT_COLUMNS if columns <= 128 else UNIT_WIDE) * columns / 128
         bounds = each * unit, (n * k + 2 * m * n) / MEMORY, tiles * blocks * fetched / CACHE
         return START + math.sqrt(math.sqrt(sum(bound**4 for bound in bounds)))
 

@@ -84,7 +84,8 @@ class Wide:
 
 
 def clusters(together: int, split: int, multiprocessors: int) -> int:
-    """How many clusters of `split` blocks run at a time, with `together` blocks to a multiprocessor."""
+    """How many clusters of `split` blocks run at a time, with `together` blocks to a multiprocessor, two at least; what
+    fits with one is FITTING."""
     if split <= 2:  # multiprocessors come in pairs
         return multiprocessors * together // split
     return multiprocessors // NEIGHBOURS * (NEIGHBOURS * together // split)
