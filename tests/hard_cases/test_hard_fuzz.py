@@ -49,7 +49,7 @@ def test_atheris_finds_nothing_in_a_short_run(tmp_path: Path) -> None:
 def test_cut_and_flipped_tables_are_answered_without_a_foreign_exception() -> None:
     corpus = script("corpus")
     data = (ROOT / "dispatch.yaml").read_bytes()
-    cut = corpus.tried(corpus.truncations(data, len(data) // 14), data)
+    cut = corpus.tried(corpus.truncations(data, len(data) // 15), data)  # 15 or 16 cuts, whatever its length
     flipped = corpus.tried(corpus.flips(data, 15))
     for outcome in (cut, flipped):
         assert outcome.inputs >= 15
