@@ -105,7 +105,8 @@ def test_check_and_load_agree(tmp_path):
 
 
 def test_reading_the_shipped_table_takes_well_under_a_second():
-    """The figure is 60 ms (measured apart); this only catches a reading that became quadratic."""
-    start = time.perf_counter()
+    """The figure is 60 ms (measured apart); this only catches a reading that became quadratic. The processor's time: a
+    busy machine adds none."""
+    start = time.process_time()
     read(None, ())
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
