@@ -1,21 +1,21 @@
-"""Every kernel that a device can run, side by side at the same sizes, timed and checked in the same run."""
+"""Every kernel that a device can run, side by side at the same sizes, timed in turns and checked in the same run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from kerneltable.formats import FORMATS
 from kerneltable.model import Device, Kernel, Problem, Table
-from kerneltable.run.faults import reason_of
 from kerneltable.run.layer_data import LayerData, random_layer
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
 from kerneltable.run.packing import construct
-from kerneltable.run.timing.clock import Spread, copies_of, microseconds
+from kerneltable.run.timing.clock import Call, Spread, attempted, copies_of, in_turns
 from kerneltable.select import complete, refusals, select
 
 SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
@@ -65,6 +65,22 @@ class Bench:
     where: torch.device
 
 
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """What all m of one N x K share.
+
+    layer   the first of the copies, against whose reference each result is held
+    inputs  [largest m, k], one a copy
+    bound   by name, the peer's last: the kernel bound to each copy, or why it is not
+    """
+
+    bench: Bench
+    problem: Problem
+    layer: LayerData
+    inputs: list[torch.Tensor]
+    bound: dict[str, list[Any] | str]
+
+
 def kernels_of(table: Table, device: Device, problem: Problem, only: tuple[str, ...]) -> list[str]:
     """The kernels of the scheme's route that fit the device, in the route's order; slow kinds only when named."""
     route = table.routes.get((problem.scheme, device.platform))
@@ -94,88 +110,104 @@ def _device_refusals(table: Table, name: str, device: Device, problem: Problem) 
 
 def bench_size(
     bench: Bench, n: int, k: int, rows: tuple[int, ...], names: list[str], seen: Callable[[str], None]
-) -> Iterator[Timing]:
-    """Time the named kernels, and the unquantized product, at one N x K and every m.
+) -> list[Timing]:
+    """Time the named kernels, and the unquantized product, at one N x K: all of them in turns, one m after the other.
 
-    seen  called with a line about what comes next
+    seen     called with a line about what comes next
+    returns  a kernel's timings together, in the order of the names, the unquantized product's last
     """
-    problem = complete(bench.table.schemes[bench.problem.scheme], _sized(bench.problem, n, k))
-    copies = copies_of(n * k)
-    layers = [_layer(problem, bench.where, seed) for seed in range(copies)]
-    for name in names:
-        yield from _bench_kernel(bench, problem, bench.table.kernels[name], layers, rows, seen)
-    yield from _bench_peer(bench, problem, layers, rows, seen)
-
-
-def _sized(problem: Problem, n: int, k: int) -> Problem:
-    return replace(problem, n=n, k=k, m=None)
+    problem = complete(bench.table.schemes[bench.problem.scheme], replace(bench.problem, n=n, k=k, m=None))
+    layers = [_layer(problem, bench.where, seed) for seed in range(copies_of(n * k))]
+    inputs = [_input(problem, max(rows), bench.where, seed) for seed in range(len(layers))]
+    bound: dict[str, list[Any] | str] = {}
+    for name in (*names, PEER):
+        seen(f"{name} {n} x {k}")
+        bound[name] = attempted(partial(_bind, bench.table, problem, name, layers))
+    size = _Size(bench, problem, layers[0], inputs, bound)
+    timings: list[Timing] = []
+    for m in rows:
+        seen(f"{n} x {k} m={m}, kernels in turns")
+        timings += _bench_rows(size, m)
+    order = list(bound)
+    return sorted(timings, key=lambda timing: order.index(timing.kernel))
 
 
 def _layer(problem: Problem, where: torch.device, seed: int) -> LayerData:
     return random_layer(problem.at(1), torch.Generator(device=where).manual_seed(seed))
 
 
-def _bench_kernel(
-    bench: Bench,
-    problem: Problem,
-    row: Kernel,
-    layers: list[LayerData],
-    rows: tuple[int, ...],
-    seen: Callable[[str], None],
-) -> Iterator[Timing]:
-    bound: list[Any] = []
-    fault = ""
-    try:
-        bound = [construct(bench.table, row.id, problem, layer.tensors) for layer in layers]
-    except Exception as error:  # a library that is broken here is left out, and the others are still timed
-        fault = reason_of(error)
-    for m in rows:
-        seen(f"{row.id} {problem.n} x {problem.k} m={m}")
-        chosen = select(bench.table, bench.device, problem.at(m)).kernel == row.id
-        refused = refusals(bench.table, row.id, bench.device, problem.at(m))
-        nothing = Timing(row.id, problem.n, problem.k, m, None, None, math.nan, chosen)
-        if fault or refused:
-            yield replace(nothing, fault=fault or "; ".join(str(r) for r in refused))
-            continue
-        try:
-            yield _timed(bench, problem, row, nothing, bound, layers[0])
-        except Exception as error:
-            yield replace(nothing, fault=reason_of(error))
+def _bind(table: Table, problem: Problem, name: str, layers: list[LayerData]) -> list[Any]:
+    if name != PEER:
+        return [construct(table, name, problem, layer.tensors) for layer in layers]
+    return [_unquantized(layer.tensors["weight"].to(_dtype(problem.input)).t()) for layer in layers]
 
 
-def _timed(bench: Bench, problem: Problem, row: Kernel, timing: Timing, bound: list[Any], layer: LayerData) -> Timing:
-    """Time a kernel at one size, its stages apart where it has two, and hold its result against the reference."""
-    where = bench.where
-    inputs = [_input(problem, timing.m, where, seed) for seed in range(len(bound))]
-    call = microseconds([_bind(kernel, x, None) for kernel, x in zip(bound, inputs, strict=True)], where)
-    quantizer = product = None
+def _unquantized(weight: torch.Tensor) -> Callable[[torch.Tensor, None], torch.Tensor]:
+    return lambda x, bias: torch.mm(x, weight)
+
+
+def _bench_rows(size: _Size, m: int) -> Iterator[Timing]:
+    """Time everything that takes this m in turns, then hold each result against the reference."""
+    bench, problem = size.bench, size.problem.at(m)
+    inputs = [x[:m] for x in size.inputs]
+    stages = {name: _stages(bench, problem, name, bound, inputs) for name, bound in size.bound.items()}
+    entries = {
+        (name, stage): calls
+        for name, found in stages.items() if not isinstance(found, str)
+        for stage, calls in found.items()
+    }  # fmt: skip
+    spreads = dict(zip(entries, in_turns(list(entries.values()), bench.where), strict=True))
+    chosen = select(bench.table, bench.device, problem).kernel
+    for name, found in stages.items():
+        timing = Timing(name, problem.n, problem.k, m, None, None, math.nan, name == chosen)
+        if isinstance(found, str):
+            yield replace(timing, fault=found)
+        else:
+            yield _checked(size, timing, {stage: spreads[name, stage] for stage in found}, inputs[0])
+
+
+def _stages(
+    bench: Bench, problem: Problem, name: str, bound: list[Any] | str, inputs: list[torch.Tensor]
+) -> dict[str, list[Call]] | str:
+    """What of a kernel is timed, under the names that a Timing has for it, or why nothing is."""
+    if isinstance(bound, str):
+        return bound
+    refused = [] if name == PEER else refusals(bench.table, name, bench.device, problem)
+    return "; ".join(map(str, refused)) or attempted(partial(_calls, bound, inputs))
+
+
+def _calls(bound: list[Any], inputs: list[torch.Tensor]) -> dict[str, list[Call]]:
+    """A call a copy: of the whole kernel, and of its stages where it has two."""
+    pairs = list(zip(bound, inputs, strict=True))
+    found: dict[str, list[Call]] = {"call": [partial(kernel, x, None) for kernel, x in pairs]}
     if all(hasattr(bound[0], stage) for stage in ("quantize", "product")):
-        quantizer = microseconds([_bind(kernel.quantize, x) for kernel, x in zip(bound, inputs, strict=True)], where)
-        given = [kernel.quantize(x) for kernel, x in zip(bound, inputs, strict=True)]
-        product = microseconds([_bind(kernel.product, x) for kernel, x in zip(bound, given, strict=True)], where)
-    ratio = _error(bench, problem, row, bound[0](inputs[0], None), layer, inputs[0])
-    fp8 = row.kind == "native" and quantizes_input(problem, row.kind)
-    return replace(timing, call=call, product=product, error_over_bound=ratio, quantizer=quantizer, fp8=fp8)
+        found["quantizer"] = [partial(kernel.quantize, x) for kernel, x in pairs]
+        found["product"] = [partial(kernel.product, kernel.quantize(x)) for kernel, x in pairs]
+    return found
 
 
-def _bind(call: Callable[..., object], *arguments: object) -> Callable[[], object]:
-    return lambda: call(*arguments)
+def _checked(size: _Size, timing: Timing, spreads: dict[str, Spread | str], x: torch.Tensor) -> Timing:
+    """The timing with its times, and its error unless it is the peer's; with a fault alone when anything failed."""
+    faults = [found for found in spreads.values() if isinstance(found, str)]
+    if faults:
+        return replace(timing, fault=faults[0])
+    times = {stage: found for stage, found in spreads.items() if isinstance(found, Spread)}
+    timed = replace(timing, call=times["call"], product=times.get("product"), quantizer=times.get("quantizer"))
+    row = size.bench.table.kernels.get(timing.kernel)
+    if row is None:
+        return timed
+    ratio = attempted(partial(_error, size, row, x))
+    if isinstance(ratio, str):
+        return replace(timing, fault=ratio)
+    fp8 = row.kind == "native" and quantizes_input(size.problem, row.kind)
+    return replace(timed, error_over_bound=ratio, fp8=fp8)
 
 
-def _bench_peer(
-    bench: Bench, problem: Problem, layers: list[LayerData], rows: tuple[int, ...], seen: Callable[[str], None]
-) -> Iterator[Timing]:
-    dtype = _dtype(problem.input)
-    wide = [layer.tensors["weight"].to(dtype).t() for layer in layers]
-    for m in rows:
-        seen(f"{PEER} {problem.n} x {problem.k} m={m}")
-        inputs = [_input(problem, m, bench.where, seed) for seed in range(len(wide))]
-        time = microseconds([_bind(torch.mm, x, w) for x, w in zip(inputs, wide, strict=True)], bench.where)
-        yield Timing(PEER, problem.n, problem.k, m, time, None, math.nan, False)
-
-
-def _error(bench: Bench, problem: Problem, row: Kernel, out: torch.Tensor, layer: LayerData, x: torch.Tensor) -> float:
-    ref, magnitude = reference64(problem.at(x.shape[0]), layer.tensors, x, None, quantizes_input(problem, row.kind))
+def _error(size: _Size, row: Kernel, x: torch.Tensor) -> float:
+    problem, bound = size.problem, size.bound[row.id]
+    assert not isinstance(bound, str)
+    out = bound[0](x, None)
+    ref, magnitude = reference64(problem.at(len(x)), size.layer.tensors, x, None, quantizes_input(problem, row.kind))
     return error_over_bound(out, ref, magnitude, problem.k, problem.output, row.numerics.accumulator)
 
 

@@ -1,4 +1,4 @@
-"""Times of short calls: CUDA graphs over rotating copies on a GPU, a clock around each call on a CPU."""
+"""Times of short calls: CUDA graphs over rotating copies on a GPU, a clock around each call on a CPU; in turns."""
 
 from __future__ import annotations
 
@@ -7,18 +7,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 
+from kerneltable.run.faults import reason_of
+
+T = TypeVar("T")
 Call = Callable[[], object]
+Slice = Callable[[], list[float]]
+"""Runs what is timed for one turn: microseconds a call, of each replay or call that counts."""
 
 ROTATED_BYTES = 256 * 2**20
 """Weights that take turns hold at least this: four times the L2 cache of an H200, so that each is read from memory."""
 
 MOST_COPIES = 16
+TURNS = 3
+"""Slices of each entry: a clock that drifts with power and heat does so under all entries alike."""
+
 LAUNCHES_IN_A_GRAPH = 20
 REPLAYS = 15
 BUDGET_S = 0.05
+HOST_CALLS = 200
+HOST_BUDGET_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +46,48 @@ def copies_of(size: int, rotated: int = ROTATED_BYTES) -> int:
     return max(2, min(MOST_COPIES, -(-rotated // max(size, 1))))
 
 
+def attempted(make: Callable[[], T]) -> T | str:
+    """What it returns, or in one line what it raised; the error itself would keep alive the tensors of its frames."""
+    try:
+        return make()
+    except Exception as error:  # whatever a library that is broken here raises
+        return reason_of(error)
+
+
 def microseconds(calls: Sequence[Call], device: torch.device) -> Spread:
-    """Time calls that do the same work on different data.
+    """Time calls that do the same work on different data, as `in_turns` does, with nothing beside them.
 
-    calls    each works on tensors of its own; together they outgrow the caches
-    device   a GPU: the calls are captured into one CUDA graph, whose replays are timed with events, so that no host
-             time counts; else each call is timed on the host
+    errors    RuntimeError with what a call raised
     """
-    return _on_gpu(calls) if device.type == "cuda" else _on_host(calls)
+    (found,) = in_turns([calls], device)
+    if isinstance(found, str):
+        raise RuntimeError(found)
+    return found
 
 
-def _on_gpu(calls: Sequence[Call]) -> Spread:
+def in_turns(entries: Sequence[Sequence[Call]], device: torch.device) -> list[Spread | str]:
+    """Time entries side by side: all are built and warmed first, then each gets a slice in every one of TURNS rounds.
+
+    entries  of calls that do the same work on different data: each works on tensors of its own, and together those of
+             an entry outgrow the caches
+    device   a GPU: an entry is captured into one CUDA graph, whose replays are timed with events, so that no host time
+             counts; else each call is timed on the host
+    returns  for each entry the times of all its slices, or in one line what it raised; that stops no other entry
+    """
+    build = _on_gpu if device.type == "cuda" else _on_host
+    slices = [attempted(partial(build, calls)) for calls in entries]
+    times: list[list[float]] = [[] for _ in entries]
+    for _ in range(TURNS):
+        for place, run in enumerate(slices):
+            found = run if isinstance(run, str) else attempted(run)
+            if isinstance(found, str):
+                slices[place] = found
+            else:
+                times[place] += found
+    return [run if isinstance(run, str) else _spread(found) for run, found in zip(slices, times, strict=True)]
+
+
+def _on_gpu(calls: Sequence[Call]) -> Slice:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     graph = torch.cuda.CUDAGraph()
     rounds = max(1, LAUNCHES_IN_A_GRAPH // len(calls))
@@ -57,10 +99,13 @@ def _on_gpu(calls: Sequence[Call]) -> Spread:
             for _ in range(rounds):
                 for call in calls:
                     call()
-    launches = rounds * len(calls)
-    first = _replay_times(graph, 2)[-1]
+    (first,) = _replay_times(graph, 1)
     count = max(5, min(REPLAYS, int(BUDGET_S * 1e3 / max(first, 1e-3))))
-    return _spread([elapsed * 1e3 / launches for elapsed in _replay_times(graph, count)])
+    return partial(_graph_slice, graph, rounds * len(calls), -(-count // TURNS))
+
+
+def _graph_slice(graph: torch.cuda.CUDAGraph, launches: int, count: int) -> list[float]:
+    return [elapsed * 1e3 / launches for elapsed in _replay_times(graph, 1 + count)[1:]]
 
 
 def _replay_times(graph: torch.cuda.CUDAGraph, count: int) -> list[float]:
@@ -74,17 +119,22 @@ def _replay_times(graph: torch.cuda.CUDAGraph, count: int) -> list[float]:
     return [start.elapsed_time(end) for start, end in pairwise(marks)]
 
 
-def _on_host(calls: Sequence[Call]) -> Spread:
+def _on_host(calls: Sequence[Call]) -> Slice:
     for call in calls[:2]:
         call()
+    return partial(_host_slice, calls)
+
+
+def _host_slice(calls: Sequence[Call]) -> list[float]:
+    calls[-1]()
     times: list[float] = []
-    end = time.perf_counter() + 4 * BUDGET_S
-    while len(times) < 3 * len(calls) or (time.perf_counter() < end and len(times) < 200):
+    end = time.perf_counter() + HOST_BUDGET_S / TURNS
+    while not times or (time.perf_counter() < end and len(times) < HOST_CALLS / TURNS):
         for call in calls:
             start = time.perf_counter()
             call()
             times.append((time.perf_counter() - start) * 1e6)
-    return _spread(times)
+    return times
 
 
 def _spread(times: list[float]) -> Spread:
