@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -427,14 +426,13 @@ def test_a_config_with_a_byte_order_mark_is_taken(tmp_path, table):
     assert list(load(folder, table)) == ["a"]
 
 
-def test_a_config_that_is_a_pipe_is_refused_at_once(tmp_path, table):
+def test_a_config_that_is_a_pipe_is_refused(tmp_path, table):
+    """Unopened: to open it would wait for a writer, for ever."""
     folder = write(tmp_path / "m", linear("a"), FP8_BLOCK)
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
-    start = time.perf_counter()
     with pytest.raises(CheckpointError, match="no regular file"):
         load(folder, table)
-    assert time.perf_counter() - start < 1
 
 
 def test_a_folder_without_config_tensors_or_itself_is_refused(tmp_path, table):

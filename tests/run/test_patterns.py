@@ -48,10 +48,10 @@ def test_an_expression_that_does_not_compile_is_refused(text):
     ["(a+)+$", "(?:a*)*b", "((a+)b?)+", "(a|aa)+$", "([a-z]+)*x", "(.*a){20}", r"(a)\1", ".*.*.*.*.*.*.*x"],
 )
 def test_an_expression_that_could_run_for_ever_is_refused_at_once(text):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError, match="for ever"):
         read_patterns([f"re:{text}"], "config.json: ignore")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1  # the processor's time: a busy machine adds none
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,9 @@ def test_every_pattern_is_anchored_ascii_and_linear():
         assert pattern.endswith("$"), path
         assert not re.search(r"\\[dws]", pattern), path
         for text in ("a" * 500, "1" * 500 + "!", "1." * 250 + "!", ">=1," * 125 + "!", "a-_" * 160 + " ", "1x" * 250):
-            start = time.perf_counter()
+            start = time.process_time()  # a busy machine adds none
             re.search(pattern, text)
-            assert time.perf_counter() - start < 0.1, (path, text[:8])
+            assert time.process_time() - start < 0.1, (path, text[:8])
 
 
 def test_every_example_fits_its_own_schema():
