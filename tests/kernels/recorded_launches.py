@@ -13,7 +13,10 @@ MEMORY = 1 << 40
 
 @dataclass
 class Driver:
-    """What was loaded and launched, and what tensor maps stand for; memory that was taken and not given back."""
+    """What was loaded and launched, and what tensor maps stand for; memory that was taken and not given back.
+
+    stream   of eager launches; None: a graph is captured
+    """
 
     loaded: list[Any] = field(default_factory=list)
     launched: list[Any] = field(default_factory=list)
@@ -21,6 +24,7 @@ class Driver:
     taken: list[int] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
     fails: str = ""
+    stream: int | None = None
 
     def load(self, one: Any, chip: Any, device: int) -> Any:
         self.loaded.append(one)

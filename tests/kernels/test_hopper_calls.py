@@ -11,9 +11,10 @@ from recorded_launches import MEMORY, Driver, apart
 
 from kerneltable.kernels import hopper_fp8_block, hopper_w8a16
 from kerneltable.model import Problem
-from kerneltable.ops import cuda_quantize, hopper
+from kerneltable.ops import cuda_quantize, hopper, stream_locks
 from kerneltable.ops import hopper_fp8_block as fp8_op
 from kerneltable.ops import hopper_fp8_fused as fused_op
+from kerneltable.ops import hopper_fp8_once as once_op
 from kerneltable.ops import hopper_w8a16 as w8a16_op
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.hopper_fp8_choice import FIXED, Stream
@@ -24,6 +25,7 @@ CACHED = (
     fp8_op.prepare,
     fp8_op.scratch,
     fused_op.prepare,
+    once_op.prepare,
     w8a16_op.prepare,
     w8a16_op.input_maps,
 )
@@ -33,12 +35,13 @@ CHIP = CudaChip("sm90", "sm_90a", 232448, (), 132)
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     found = Driver()
-    for module in (cuda_quantize, fp8_op, fused_op, w8a16_op):
+    for module in (cuda_quantize, fp8_op, fused_op, once_op, w8a16_op):
         monkeypatch.setattr(module, "load", found.load)
     for module in (hopper, fp8_op, w8a16_op):
         monkeypatch.setattr(module, "tensor_map", found.tensor_map)
     for kernel in (hopper_fp8_block, hopper_w8a16):
         monkeypatch.setattr(kernel, "needed", lambda chip, name, device: CHIP)
+    monkeypatch.setattr(hopper_fp8_block, "eager_stream", lambda function: found.stream)
     monkeypatch.setattr(hopper_fp8_block, "take", found.take)
     monkeypatch.setattr(hopper_fp8_block, "give_back", found.give_back)
     for cached in CACHED:
@@ -127,6 +130,77 @@ def test_memory_is_given_back_when_a_launch_fails(name: str, driver: Driver) -> 
     with pytest.raises(RuntimeError, match="launch failed"):
         kernel(torch.randn(9, K).bfloat16(), None)
     assert driver.taken == []
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("m", [5, 9, 64])
+def test_some_rows_outside_a_graph_are_one_launch_of_the_two(m: int, with_bias: bool, driver: Driver) -> None:
+    kernel, x = fp8_kernel(), torch.randn(m, K).bfloat16()
+    bias = torch.randn(N) if with_bias else None
+    kernel(x, bias)
+    driver.stream = 7
+    out = kernel(x, bias)
+    assert (out.shape, out.dtype) == ((m, N), torch.bfloat16)
+    assert len(driver.asked) == 1  # by the two launches
+    quantized, product, (one, grid, block, arguments, maps) = driver.launched
+    assert (one.name, grid, block) == ("hopper_fp8_block_once", *product[1:3])
+    assert dict(product[0].defines).items() <= dict(one.defines).items()
+    assert one.shared_bytes == product[0].shared_bytes
+    source, codes, scales, counters, *rest = arguments
+    own = 0 if bias is None else bias.data_ptr()
+    padded, blocks = quantized[3][8], -(-K // 128)
+    units = m * blocks
+    shares = min(grid[0], -(-units // 8))
+    assert source == x.data_ptr()
+    assert rest == [kernel.weight_scale.plain.data_ptr(), own, out.data_ptr(), m, N, K, padded, shares, K]
+    assert maps[1] == product[4][1]
+    assert [apart for _, *apart in maps] == [apart for _, *apart in product[4]]
+    assert [at for at, *_ in maps] == [codes, kernel.weight.data_ptr(), scales]
+    assert counters + once_op.COUNTER_BYTES == codes
+    assert codes + m * K <= scales
+    assert scales + blocks * padded * 4 <= counters + 4 * once_op.words(K)
+
+
+def test_each_stream_has_counters_of_its_own_which_layers_share(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels, x, streams = [fp8_kernel(), fp8_kernel()], torch.randn(9, K).bfloat16(), (1, 2, 1)
+    seen = []
+    for driver.stream in streams:
+        monkeypatch.setattr(stream_locks, "current_stream", lambda device: driver.stream)
+        for kernel in kernels:
+            kernel(x, None)
+            seen.append(driver.launched[-1][3][3])
+    first, second = seen[0], seen[2]
+    assert seen == [first, first, second, second, first, first]
+    assert first != second
+
+
+def test_on_more_streams_than_memory_is_kept_for_calls_are_two_launches(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel, x, driver.stream = fp8_kernel(), torch.randn(9, K).bfloat16(), 3
+    monkeypatch.setattr(stream_locks, "MOST_STREAMS", 0)
+    monkeypatch.setattr(stream_locks, "current_stream", lambda device: 1 << 60)
+    kernel(x, None)
+    assert [one.name for one, *_ in driver.launched] == ["quantize_block", "hopper_fp8_block_stream"]
+
+
+def test_a_large_weight_is_two_launches_for_which_the_host_has_time(driver: Driver) -> None:
+    driver.stream = 0
+    assert once_op.serves(64, 10240, 5120, CHIP)
+    assert not once_op.serves(64, 8192, 8192, CHIP)
+    assert not once_op.serves(65, N, K, CHIP)
+    assert not once_op.serves(fused_op.FUSED_ROWS, N, K, CHIP)
+
+
+@pytest.mark.parametrize("k", [16, 384, 7168, 25600, 32768 + 16])
+def test_the_memory_of_a_stream_holds_counters_codes_and_scales(k: int, driver: Driver) -> None:
+    words = once_op.words(k)
+    assert words & (words - 1) == 0
+    for m in (5, 63, 64):
+        launch = fp8_op.prepare(m, 64, k, "bf16", CHIP, 0)
+        assert once_op.COUNTER_BYTES + fp8_op.scratch(m, k, launch).flags <= 4 * words
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

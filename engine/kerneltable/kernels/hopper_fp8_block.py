@@ -1,6 +1,7 @@
 """hopper_fp8_block: block-scaled W8A8 in CUDA for SM90 (TMA, wgmma); the input is quantized 1x128 at each call.
 
-A few rows are one launch, which quantizes them itself; more are two, as the stages `quantize` and `product` always are.
+A few rows are one launch, which quantizes them itself. More are two, as the stages `quantize` and `product` always are;
+up to 64 rows one again where the host would take longer for two than the device for both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 
 from kerneltable.ops import hopper_fp8_block as op
 from kerneltable.ops import hopper_fp8_fused as fused_op
+from kerneltable.ops import hopper_fp8_once as once_op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_launch import TensorMap
 from kerneltable.ops.cuda_memory import give_back, take
@@ -19,6 +21,7 @@ from kerneltable.ops.cuda_quantize import prepare, quantize_block_by_column, qua
 from kerneltable.ops.cuda_vectors import Launch, readable, width_of
 from kerneltable.ops.hopper import ceil_div, map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, Choice, Tiled
+from kerneltable.ops.stream_locks import eager_stream, locks_of
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.wide_bias import WideBias
 
@@ -43,6 +46,16 @@ class Call:
     of_factors: TensorMap | None
     factors: tuple[int, ...]
     scratch: op.Scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What calls with some rows need: one launch and, by stream, where codes and scales lie meanwhile; `apart` where it
+    cannot be one."""
+
+    launch: once_op.Launch
+    apart: Call
+    places: dict[int, once_op.Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +97,8 @@ class Kernel:
         self._blocks = ceil_div(problem.k, DEPTH)
         self._bias = WideBias()
         self._width = width_of(problem.input, DEPTH)
-        self._calls: dict[int, Call | Fused] = {}
+        self._locks = locks_of(weight.device, once_op.words(problem.k))
+        self._calls: dict[int, Call | Fused | Once] = {}
         quantizer(problem.input, self.chip, weight.device.index or 0, problem.k)
         for m in ROWS if problem.m is None else (problem.m,):
             self._call(m)
@@ -92,19 +106,52 @@ class Kernel:
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
-        m, n, k = x.shape[0], self.problem.n, self.problem.k
-        call = self._calls.get(m) or self._call(m)
-        if not isinstance(call, Fused):
+        call = self._calls.get(x.shape[0]) or self._call(x.shape[0])
+        if isinstance(call, Fused):
+            return self._in_every_block(call, x, bias)
+        if isinstance(call, Call):
             return self._by_stages(call, x, bias)
-        step = k
-        if not x.is_contiguous() or x.data_ptr() % 16:
-            x = readable(x, self._width)
-            step = x.stride(0)
+        place = self._place(call)
+        return self._by_stages(call.apart, x, bias) if place is None else self._once(call, place, x, bias)
+
+    def _in_every_block(self, call: Fused, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """One launch, whose blocks quantize the few rows each for itself."""
+        m, n, k = x.shape[0], self.problem.n, self.problem.k
+        x, step = self._rows(x)
         added, launch = self._bias(bias), call.launch
         out = self._empty.new_empty(m, n)
         addresses = (x.data_ptr(), self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
         launch.function(launch.grid, launch.block, (*addresses, m, n, k, step), call.maps)
         return out
+
+    def _once(self, call: Once, place: once_op.Place, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """One launch, whose blocks quantize the rows together."""
+        m, n, k = x.shape[0], self.problem.n, self.problem.k
+        x, step = self._rows(x)
+        added, launch = self._bias(bias), call.launch
+        out = self._empty.new_empty(m, n)
+        addresses = (self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
+        sizes = (m, n, k, place.padded, launch.shares, step)
+        launch.function(launch.grid, launch.block, (x.data_ptr(), *place.addresses, *addresses, *sizes), place.maps)
+        return out
+
+    def _place(self, call: Once) -> once_op.Place | None:
+        """Where a launch on the current stream leaves codes and scales; None for one that is captured into a graph,
+        which may be replayed beside anything, and on more streams than memory is kept for."""
+        stream = eager_stream(call.launch.function)
+        if stream is None:
+            return None
+        found = call.places.get(stream)
+        if found is None and (memory := self._locks.kept()) is not None:
+            found = call.places[stream] = once_op.place(memory.data_ptr(), call.apart.scratch, call.apart.weight)
+        return found
+
+    def _rows(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """x as it can be read by vectors, and how many numbers its rows are apart."""
+        if x.is_contiguous() and not x.data_ptr() % 16:
+            return x, self.problem.k
+        x = readable(x, self._width)
+        return x, x.stride(0)
 
     def _by_stages(self, call: Call, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The two stages of a call one after the other, with memory between them that is no tensor."""
@@ -127,7 +174,7 @@ class Kernel:
             give_back(memory)
         return out
 
-    def _call(self, m: int) -> Call | Fused:
+    def _call(self, m: int) -> Call | Fused | Once:
         """What calls with m rows need, kept."""
         if len(self._calls) >= MOST_ROWS:
             self._calls.clear()
@@ -142,14 +189,19 @@ class Kernel:
         weight = map_of(self.weight, "u8", launch.box)
         return Fused(launch, weight, (weight.address,))
 
-    def _staged(self, m: int) -> Call:
+    def _staged(self, m: int) -> Call | Once:
         problem, index = self.problem, self.weight.device.index or 0
         launch = op.prepare(m, problem.n, problem.k, problem.output, self.chip, index, self.choice)
         first = prepare(m, problem.k, problem.input, self.chip, index)
         scratch = op.scratch(m, problem.k, launch)
         factors = map_of(self.weight_scale.apart, "f32", launch.factors) if launch.factors else None
         address = () if factors is None else (factors.address,)
-        return Call(first, launch, map_of(self.weight, "u8", launch.weight), factors, address, scratch)
+        staged = Call(first, launch, map_of(self.weight, "u8", launch.weight), factors, address, scratch)
+        shape = (m, problem.n, problem.k)
+        if self.choice is not None or not once_op.serves(*shape, self.chip):
+            return staged
+        once = once_op.prepare(*shape, problem.input, problem.output, self.chip, index)
+        return Once(once, staged, {})
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first stage: x [m, k] to codes [m, k] e4m3, scales [ceil(k / 128), m padded to 4] f32 and flags that one

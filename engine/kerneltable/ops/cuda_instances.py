@@ -24,6 +24,7 @@ from kerneltable.ops import (
     cuda_quantize_rows,
     hopper_fp8_block,
     hopper_fp8_fused,
+    hopper_fp8_once,
     hopper_w8a16_variants,
     marlin_w8a16,
     mma_fp8_block,
@@ -35,7 +36,12 @@ Ask = Callable[[Sequence[Product], str, str], Iterable[Instance]]
 
 MODULES: Mapping[str, tuple[Ask, ...]] = MappingProxyType(
     {
-        "hopper_fp8_block": (hopper_fp8_block.instances, hopper_fp8_fused.instances, cuda_quantize.instances),
+        "hopper_fp8_block": (
+            hopper_fp8_block.instances,
+            hopper_fp8_fused.instances,
+            hopper_fp8_once.instances,
+            cuda_quantize.instances,
+        ),
         "hopper_fp8_block_fixed": (hopper_fp8_block.fixed_instances, cuda_quantize.instances),
         "hopper_w8a16": (hopper_w8a16_variants.instances,),
         "marlin_w8a16": (marlin_w8a16.instances, cuda_parts.instances),

@@ -32,17 +32,21 @@ def instances(products: Iterable[Product], input: str, output: str) -> Iterator[
     yield from dict.fromkeys(instance_of(one, input, output) for one in choices if isinstance(one, Stream))
 
 
-def instance_of(choice: Stream, input: str, output: str) -> Instance:
-    """The instance for dtypes of input and output ("bf16", "f16", "f32")."""
-    numbers = {
+def numbers_of(choice: Stream, input: str, output: str) -> dict[str, int]:
+    """The compile-time numbers of a product that streams the weight and quantizes its input."""
+    return {
         "SPLIT": choice.split,
         "COLUMNS": choice.columns,
         "STAGES": choice.stages,
         "OUT": DTYPE_CODES[output],
         "IN": DTYPE_CODES[input],
         "WIDTH": width_of(input, DEPTH),
-        "QUANTIZERS": QUANTIZERS,
     }
+
+
+def instance_of(choice: Stream, input: str, output: str) -> Instance:
+    """The instance for dtypes of input and output ("bf16", "f16", "f32")."""
+    numbers = numbers_of(choice, input, output) | {"QUANTIZERS": QUANTIZERS}
     defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers.items()))
     file, name = "cuda/hopper_fp8_block_fused.cu", "hopper_fp8_block_fused"
     return Instance(file, name, TYPES, choice.shared_bytes, defines, early=True)
