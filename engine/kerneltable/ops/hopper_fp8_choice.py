@@ -33,6 +33,9 @@ three where four blocks or more share a multiprocessor."""
 MANY_PARTS, LONG_PART = 0.02, 10
 """What a further part of k is worth, as a share of the chip that is filled, while parts have so many blocks of k."""
 
+FEW_STAGES = 28
+"""Blocks of k in a part from which four stages are enough for up to 32 rows (5120 x 25600: 32.8 instead of 33.5 us)."""
+
 PART_COLUMNS = MappingProxyType({64: 6, 80: 6, 96: 6, 112: 6, 128: 6, 144: 4, 160: 4})
 """Columns of a tile of hopper_fp8_block_parts.cu -> into how many parts of k it is divided at most."""
 
@@ -158,13 +161,13 @@ def may_divide(tiles: int, pairs: int) -> bool:
 def _stream(columns: int, tiles: int, blocks: int, multiprocessors: int) -> Stream:
     """k is split so that the blocks fill the chip evenly, each with as much shared memory as its neighbours leave it:
     a block of the next launch, which starts early, then takes the place of one that ends."""
-    fewest = 5 if columns <= 32 else 4
     best, choice = -1.0, Stream(columns, 4, 1)
     for split in range(1, MOST_SPLIT + 1):
         if split > 1 and split * 4 > blocks:
             break
         each = -(-tiles * split // multiprocessors)
         stages = (ROOM // each - RESERVED) // stage_bytes(columns)
+        fewest = 5 if columns <= 32 and blocks < FEW_STAGES * split else 4
         share = tiles * split / (each * multiprocessors)
         if split > 2 and share > (PACKED_THREES if split == 3 and each > 3 else PACKED):
             continue

@@ -98,7 +98,7 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     scales   what a scale covers: BY_ROW, BY_BLOCK, RESCALED, BY_32
 
     Few rows: as few blocks to a multiprocessor as let all clusters run at once, or one more where their stages still
-    hold nearly all of a block's part of k (16384 x 1024, one row: 6.1 instead of 7.2 us).
+    hold most of a block's part of k (16384 x 1024, one row: 6.1 instead of 7.2 us; 7168 x 2048, 16 rows: 6.4, not 7.1).
     """
     tiles, blocks = ceil_div(n, 64), ceil_div(k, DEPTH)
     if m <= 64:
@@ -107,7 +107,7 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
         split = next(s for s in SPLITS if s <= most)
         shares = tuple(enumerate(STAGES[columns], 2))[: 2 if split > 2 else None]  # then there are few tiles
         fitting = [share for share in shares if clusters(share[0], split, multiprocessors) >= tiles] or shares[-1:]
-        more = [share for share in fitting[1:2] if split <= 2 and share[1] + 1 >= blocks / split]
+        more = [share for share in fitting[1:2] if split <= 2 and share[1] + 3 >= blocks / split]
         together, stages = (more or fitting)[0]
         small = Variant(1, columns, stages, split, together)
         if columns == 64 or tiles * split < LARGE[scales][1] * together * multiprocessors:
