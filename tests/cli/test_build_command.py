@@ -84,6 +84,13 @@ def test_without_a_compiler_nothing_is_claimed(ask: Ask, monkeypatch: pytest.Mon
     assert "nothing was built: NVRTC is not here" in answer.err
 
 
+def test_without_a_home_folder_the_user_is_told_what_to_set(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CompileSettings, "home", lambda settings: settings.folder)
+    answer = ask("build", "--arch", "gfx942")
+    assert (answer.code, answer.out) == (2, "")
+    assert "no home folder; give --out DIR, or set KERNELTABLE_CACHE_DIR or HOME" in answer.err
+
+
 @pytest.mark.parametrize("name", ["gfx942", "v100"])
 def test_a_chip_without_code_of_this_project_needs_no_build(ask: Ask, name: str) -> None:
     answer = ask("build", "--arch", name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,18 @@ CONTENT = bytes(range(256)) * 64
 @pytest.fixture
 def settings(tmp_path: Path) -> CompileSettings:
     return CompileSettings(folder=tmp_path / "cache", timeout_s=20)
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> CompileSettings:
+    """The settings of a container whose arbitrary user has no HOME and is in no list of users."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    return CompileSettings()
 
 
 class Builder:
@@ -236,6 +249,26 @@ def test_a_prefilled_folder_is_read_and_not_written(tmp_path: Path, settings: Co
     found = fetch(RECIPE, replace(settings, prefilled=(image,), compile=False), None)
     assert found.content == CONTENT
     assert sorted(image.rglob("*")) == before
+
+
+def test_without_a_home_folder_code_is_still_compiled_for_this_process(
+    homeless: CompileSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert find(RECIPE, homeless) is None
+    assert fetch(RECIPE, homeless, lambda: CONTENT).content == CONTENT
+    assert f"for this process only: user {os.getuid()} has no home folder, and HOME names none" in caplog.text
+
+
+def test_without_a_home_folder_the_others_are_looked_in(tmp_path: Path, homeless: CompileSettings) -> None:
+    filled(CompileSettings(folder=tmp_path))
+    assert fetch(RECIPE, replace(homeless, prefilled=(tmp_path,)), never).content == CONTENT
+
+
+def test_without_a_home_folder_and_a_compiler_the_reason_names_both(tmp_path: Path, homeless: CompileSettings) -> None:
+    with pytest.raises(KernelUnavailable, match=r"no compiler and no binary of it is in any folder \(user \d+ has no"):
+        fetch(RECIPE, homeless, None)
+    with pytest.raises(KernelUnavailable, match=f"no binary of it is in {tmp_path};"):
+        fetch(RECIPE, replace(homeless, prefilled=(tmp_path,)), None)
 
 
 def test_without_a_compiler_any_compilers_binary_of_the_same_source_will_do(settings: CompileSettings) -> None:

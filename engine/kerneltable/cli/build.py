@@ -150,7 +150,12 @@ def _settings(args: Namespace) -> CompileSettings:
 
     if not active().compile:
         raise KernelTableError("KERNELTABLE_JIT=0 forbids compiling, and build compiles; unset it for this command")
-    return active() if args.out is None else compile_settings(Path(args.out).absolute())
+    settings = active() if args.out is None else compile_settings(Path(args.out).absolute())
+    if settings.home() is None:
+        raise KernelTableError(
+            "no folder to fill: this user has no home folder; give --out DIR, or set KERNELTABLE_CACHE_DIR or HOME"
+        )
+    return settings
 
 
 def _jobs(args: Namespace, table: Table) -> Iterator[Job]:

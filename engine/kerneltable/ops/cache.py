@@ -34,15 +34,16 @@ def fetch(recipe: Recipe, settings: CompileSettings, build: Build | None) -> Bin
         return found
     if build is None or not settings.compile:
         reason = "compiling is switched off" if not settings.compile else "there is no compiler"
-        places = ", ".join(str(place) for place in (settings.home(), *settings.prefilled))
+        places = ", ".join(map(str, settings.folders())) or f"any folder ({folder_fault(None)})"
         raise KernelUnavailable(
             f"{recipe.name} for {recipe.architecture}: {reason} and no binary of it is in {places}; "
             "`kerneltable build` makes them ahead of time"
         )
-    fault = folder_fault(settings.home())
-    if fault is None:
+    home = settings.home()
+    fault = folder_fault(home)
+    if home is not None and fault is None:
         try:
-            return _make(settings.home(), recipe, settings, build)
+            return _make(home, recipe, settings, build)
         except OSError as error:
             fault = str(error)
     logging.getLogger(__name__).warning("compiled code is kept for this process only: %s", fault)
@@ -51,7 +52,7 @@ def fetch(recipe: Recipe, settings: CompileSettings, build: Build | None) -> Bin
 
 def find(recipe: Recipe, settings: CompileSettings) -> Binary | None:
     """A verified binary of the recipe in the settings' folders, or None. Without a compiler any compiler's will do."""
-    for folder in filter(_trusted, (settings.home(), *settings.prefilled)):
+    for folder in filter(_trusted, settings.folders()):
         for entry in _entries(folder, recipe):
             found = read(entry, recipe)
             if isinstance(found, Binary):

@@ -115,12 +115,17 @@ def sweep(folder: Path, recipe: Recipe) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def folder_fault(folder: Path) -> str | None:
-    """Why compiled code in this folder cannot be trusted or kept, or None; makes the folder, for this user alone."""
+def folder_fault(folder: Path | None) -> str | None:
+    """Why compiled code in this folder cannot be trusted or kept, or None; makes the folder, for this user alone.
+
+    folder   None: the user's own, where the user has no home
+    """
+    if folder is None:
+        return f"user {os.getuid()} has no home folder, and HOME names none"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         return str(error)
     if not stat.S_ISDIR(found.st_mode):
         return f"{folder} is not a folder"

@@ -23,9 +23,19 @@ class CompileSettings:
     compile: bool = True
     timeout_s: float = 300.0
 
-    def home(self) -> Path:
-        """The folder that is written: the given one, or kerneltable's own in the user's home."""
-        return self.folder if self.folder is not None else Path.home() / ".cache" / "kerneltable"
+    def home(self) -> Path | None:
+        """The folder that is written: the given one, or kerneltable's own in the user's home; None without a home."""
+        if self.folder is not None:
+            return self.folder
+        try:
+            return Path.home() / ".cache" / "kerneltable"
+        except RuntimeError:  # a container's arbitrary user: no HOME, and no entry in the list of users
+            return None
+
+    def folders(self) -> tuple[Path, ...]:
+        """Where binaries are looked for, in order."""
+        home = self.home()
+        return self.prefilled if home is None else (home, *self.prefilled)
 
 
 class _Active:
