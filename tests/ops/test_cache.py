@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pwd
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,7 +171,7 @@ def test_a_spoiled_entry_is_rebuilt_and_never_loaded(settings: CompileSettings, 
     assert find(RECIPE, settings) is None
     build = Builder()
     again = fetch(RECIPE, settings, build)
-    assert (again.content, build.calls, again.temporary) == (CONTENT, 1, False)
+    assert (again.content, build.calls, again.path) == (CONTENT, 1, path)
     assert fetch(RECIPE, settings, never).content == CONTENT
     assert [p.name for p in settings.home().iterdir() if p.is_dir()] == [RECIPE.entry]
 
@@ -194,7 +195,7 @@ def test_what_belongs_to_another_user_is_not_loaded(settings: CompileSettings, w
     assert find(RECIPE, settings) is None
     again = fetch(RECIPE, settings, lambda: CONTENT)
     assert again.content == CONTENT
-    assert again.temporary == (which == "folder")
+    assert (again.path is None) == (which == "folder")
 
 
 def test_a_foreign_owner_is_told_from_our_own(settings: CompileSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,29 +215,34 @@ def test_a_folder_that_others_can_write_is_neither_read_nor_written(settings: Co
     settings.home().chmod(mode)
     assert find(RECIPE, settings) is None
     made = fetch(RECIPE, settings, lambda: CONTENT)
-    assert made.temporary
-    assert settings.home() not in made.path.parents
+    assert (made.content, made.path, made.fresh) == (CONTENT, None, True)
 
 
-def test_a_folder_that_cannot_be_made_falls_back_to_a_private_one(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    made = fetch(RECIPE, CompileSettings(folder=tmp_path / "file" / "cache"), lambda: CONTENT)
-    assert (made.content, made.temporary) == (CONTENT, True)
-    assert made.path.parents[1].stat().st_mode & 0o777 == 0o700
-
-
-def test_a_write_that_fails_falls_back_to_a_private_folder(
-    settings: CompileSettings, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_that_cannot_be_made_leaves_the_bytes_and_no_file_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = cache_entry._write
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    made = fetch(RECIPE, CompileSettings(folder=tmp_path / "file" / "cache"), lambda: CONTENT)
+    assert (made.content, made.path) == (CONTENT, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
+
+def test_where_not_even_a_temporary_folder_can_be_written_the_bytes_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert fetch(RECIPE, CompileSettings(folder=tmp_path / "file" / "cache"), lambda: CONTENT).content == CONTENT
+
+
+def test_a_write_that_fails_leaves_the_bytes(settings: CompileSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> None:
-        if settings.home() in path.parents:
-            raise OSError(28, "No space left on device")
-        real(path, content)
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache_entry, "_write", full)
-    assert fetch(RECIPE, settings, lambda: CONTENT).temporary
+    made = fetch(RECIPE, settings, lambda: CONTENT)
+    assert (made.content, made.path) == (CONTENT, None)
     assert not [p for p in settings.home().iterdir() if p.is_dir()]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ def fetch(recipe: Recipe, settings: CompileSettings, build: Build | None) -> Bin
     """The binary of a recipe, from a folder or freshly built.
 
     build    compiles and returns the binary; None when there is no compiler
+    returns  its path is None when no folder can keep it: what is loaded from bytes needs none
     errors   KernelUnavailable if the binary is in no folder and cannot be built; whatever build raises
     """
     found = find(recipe, settings)
@@ -47,7 +47,7 @@ def fetch(recipe: Recipe, settings: CompileSettings, build: Build | None) -> Bin
         except OSError as error:
             fault = str(error)
     logging.getLogger(__name__).warning("compiled code is kept for this process only: %s", fault)
-    return in_private_folder(recipe, build())
+    return Binary(None, build(), fresh=True)
 
 
 def find(recipe: Recipe, settings: CompileSettings) -> Binary | None:
@@ -62,21 +62,6 @@ def find(recipe: Recipe, settings: CompileSettings) -> Binary | None:
     return None
 
 
-def in_private_folder(recipe: Recipe, content: bytes) -> Binary:
-    """The binary in a new folder of this process's own, where no other folder can be used.
-
-    errors   KernelUnavailable if not even that can be written
-    """
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="kerneltable-"))
-        found = read(publish(folder, recipe, content), recipe)
-    except OSError as error:
-        raise KernelUnavailable(f"{recipe.name}: no folder for compiled code can be written: {error}") from error
-    if isinstance(found, str):
-        raise KernelUnavailable(f"{recipe.name}: compiled code cannot be kept in {folder}: {found}")
-    return replace(found, temporary=True, fresh=True)
-
-
 def _make(folder: Path, recipe: Recipe, settings: CompileSettings, build: Build) -> Binary:
     with _lock(folder / f".{recipe.entry}.lock", settings.timeout_s) as held:
         found = read(folder / recipe.entry, recipe)
@@ -86,7 +71,7 @@ def _make(folder: Path, recipe: Recipe, settings: CompileSettings, build: Build)
             sweep(folder, recipe)
         content = build()
         made = read(publish(folder, recipe, content), recipe)
-    return replace(made, fresh=True) if isinstance(made, Binary) else in_private_folder(recipe, content)
+    return replace(made, fresh=True) if isinstance(made, Binary) else Binary(None, content, fresh=True)
 
 
 @contextmanager

@@ -56,13 +56,12 @@ class Recipe:
 class Binary:
     """A verified binary: its file, and its bytes as they were when verified.
 
-    temporary   its folder is this process's own and may be removed once the binary is loaded
-    fresh       it was compiled just now, not found
+    path    None: no folder could keep it, so that it is this process's alone
+    fresh   it was compiled just now, not found
     """
 
-    path: Path
+    path: Path | None
     content: bytes
-    temporary: bool = False
     fresh: bool = field(default=False, compare=False)
 
 

@@ -7,12 +7,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from kerneltable.errors import KernelUnavailable
-from kerneltable.ops.cache import fetch, in_private_folder
+from kerneltable.ops.cache import fetch
 from kerneltable.ops.cache_entry import Binary, Recipe
 from kerneltable.ops.settings import CompileSettings, active
 from kerneltable.ops.sources import Source, source
@@ -54,9 +56,9 @@ def load_library(relative: str) -> ctypes.CDLL:
     """The compiled library of a file of csrc, loaded once a process; calls through it release the GIL.
 
     relative  the file's path in csrc, e.g. "cpu/fp8_linear.cpp"
-    errors    KernelUnavailable if it cannot be found, compiled, kept or loaded
+    errors    KernelUnavailable if it cannot be found, compiled or loaded
     """
-    return _load(compiled(relative, active(), find_compiler()))
+    return _load(Path(relative).stem, compiled(relative, active(), find_compiler()))
 
 
 def compiled(relative: str, settings: CompileSettings, compiler: Compiler | str) -> Binary:
@@ -80,10 +82,10 @@ def compiled(relative: str, settings: CompileSettings, compiler: Compiler | str)
 def compile_source(code: Source, compiler: Compiler, timeout_s: float) -> bytes:
     """Compile one C++ file into a shared library and return its bytes.
 
-    errors    KernelUnavailable with the compiler's own first lines
+    errors    KernelUnavailable with the compiler's own first lines, or without a temporary folder to compile in
     """
-    with tempfile.TemporaryDirectory(prefix="kerneltable-") as folder:
-        target = Path(folder) / f"{code.name}.so"
+    with _private_folder(code.name) as folder:
+        target = folder / f"{code.name}.so"
         command = [compiler.path, *FLAGS, f"-I{code.include}", str(code.path), "-o", str(target)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -95,17 +97,28 @@ def compile_source(code: Source, compiler: Compiler, timeout_s: float) -> bytes:
         return target.read_bytes()
 
 
-def _load(binary: Binary) -> ctypes.CDLL:
-    """Load a verified library; where its folder forbids running code, from a private copy."""
+def _load(name: str, binary: Binary) -> ctypes.CDLL:
+    """Load a verified library; where no folder keeps it, or its folder forbids running code, from a private copy."""
+    if binary.path is not None:
+        with suppress(OSError):
+            return ctypes.CDLL(str(binary.path))
+    with _private_folder(name) as folder:
+        path = folder / f"{name}.so"
+        path.write_bytes(binary.content)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            raise KernelUnavailable(f"{name}: the compiled library cannot be loaded: {error}") from error
+
+
+@contextmanager
+def _private_folder(name: str) -> Iterator[Path]:
+    """A new folder of this process's own for a library's file, gone after the with-block.
+
+    errors    KernelUnavailable if none can be written
+    """
     try:
-        library = ctypes.CDLL(str(binary.path))
+        with tempfile.TemporaryDirectory(prefix="kerneltable-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
     except OSError as error:
-        if binary.temporary:
-            raise KernelUnavailable(f"{binary.path.name}: cannot be loaded: {error}") from error
-        name = binary.path.stem
-        copy = in_private_folder(Recipe(name, binary.path.suffix, "", "", ""), binary.content)
-        return _load(copy)
-    finally:
-        if binary.temporary:
-            shutil.rmtree(binary.path.parents[1], ignore_errors=True)
-    return library
+        raise KernelUnavailable(f"{name}: no temporary folder for compiled code can be written: {error}") from error
