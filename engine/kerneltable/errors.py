@@ -82,4 +82,7 @@ class DeviceLost(KernelTableError):  # noqa: N818  named as in the hard cases
 
 
 class CaptureError(KernelTableError):
-    """Something that must be ready before a CUDA graph is captured was not, or a kernel failed inside a capture."""
+    """Something that must be ready before a CUDA graph is captured was not, or a kernel failed inside a capture.
+
+    Also what cannot be made ready because another thread is capturing: CUDA forbids it to all of them by default.
+    """

@@ -1,9 +1,9 @@
-"""What a failure means: a broken kernel, memory that ran out, or a device that is gone. Decides; touches nothing."""
+"""What a failure means: a broken kernel, memory that ran out, another's graph capture, a lost device. Only decides."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 import torch
@@ -40,6 +40,22 @@ STICKY_NAMES = (
 )
 """What the driver API calls the same errors."""
 
+CAPTURE = {
+    900: "operation not permitted when stream is capturing",
+    901: "operation failed due to a previous error during capture",
+    902: "operation would result in a merge of separate capture sequences",
+    903: "capture was not ended in the same stream as it began",
+    904: "capturing stream has unjoined work",
+    905: "dependency created on uncaptured work in another stream",
+    906: "operation would make the legacy stream depend on a capturing blocking stream",
+    907: "operation not permitted on an event last recorded in a capturing stream",
+    908: "attempt to terminate a thread-local capture sequence from another thread",
+}
+"""What a CUDA graph capture forbids, in its default mode to every thread; source: CUDA driver, CUresult."""
+
+CAPTURE_NAMES = ("STREAM_CAPTURE_", "CUDA_ERROR_CAPTURED_EVENT", "ErrorStreamCapture", "ErrorCapturedEvent")
+"""What the names of these errors have in common, in the driver API and the runtime, CUDA and HIP."""
+
 FROM_DEVICE = re.compile(r"(CUDA|HIP)( driver)? error|Triton Error \[(CUDA|HIP)\]|cudaError|hipError|CUDA_ERROR_")
 """Texts of torch, Triton and the driver; the bare phrase "misaligned address" could come from any check on the host."""
 
@@ -58,11 +74,13 @@ class Meaning(Enum):
 
     KERNEL  this kernel does not work here: it is set aside, the next one takes over
     MEMORY  nothing is wrong with the kernel: unused memory is given back, it is tried once more, then it is an error
+    CAPTURE nothing is wrong with the kernel: a CUDA graph capture forbade what it did, which may be another thread's
     LOST    the device is gone: DeviceLost at once, nothing else is tried on it
     """
 
     KERNEL = "kernel"
     MEMORY = "memory"
+    CAPTURE = "capture"
     LOST = "lost"
 
 
@@ -72,8 +90,10 @@ def meaning_of(error: BaseException) -> Meaning:
     What was being handled when it was raised does not count: that may be another device's error, in a caller's hands.
     """
     chain = list(_chain(error))
-    if any(_is_sticky(link) for link in chain):
+    if any(_is_one_of(link, STICKY, STICKY_NAMES) for link in chain):
         return Meaning.LOST
+    if any(_is_one_of(link, CAPTURE, CAPTURE_NAMES) for link in chain):
+        return Meaning.CAPTURE
     if any(isinstance(link, torch.OutOfMemoryError) or OUT_OF_MEMORY.search(_text(link)) for link in chain):
         return Meaning.MEMORY
     return Meaning.KERNEL
@@ -118,10 +138,11 @@ def _text(error: BaseException) -> str:
         return ""
 
 
-def _is_sticky(error: BaseException) -> bool:
-    if isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) in STICKY:
+def _is_one_of(error: BaseException, codes: Mapping[int, str], names: Sequence[str]) -> bool:
+    """Whether a device said so, by code, in words or by name."""
+    if isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) in codes:
         return True
     text = _text(error)
     if not FROM_DEVICE.search(text):
         return False
-    return any(phrase in text for phrase in STICKY.values()) or any(name in text for name in STICKY_NAMES)
+    return any(phrase in text for phrase in codes.values()) or any(name in text for name in names)

@@ -93,7 +93,7 @@ class QuantLinear(BoundLayer):
                  to autocast's dtype, as for torch.nn.Linear
         returns  [..., n], in the declared output dtype, else that of x; detached
         errors   KernelInputError (shape, dtype or device of x), NoKernelError (no kernel takes this dtype),
-                 CaptureError (not prepared, inside a CUDA graph capture)
+                 CaptureError (not prepared, inside a CUDA graph capture, be it another thread's)
         """
         if is_autocast_enabled(self._kind):
             return self._under_autocast(x)

@@ -65,7 +65,7 @@ def check_numbers(
     x, out    [m, k] and [m, n], m at least 1
     every_column   True: all n outputs of these rows; False: some windows of them
     returns   checked False when the reference could not be computed here (no float64, no memory)
-    errors    an error that means that the device is lost is passed on
+    errors    an error that means that the device is lost, or a graph is being captured, is passed on
     """
     try:
         rows = sampled_rows(problem, x)
@@ -76,7 +76,7 @@ def check_numbers(
             accumulator = row.numerics.accumulator
             found = max(found, error_over_bound(part, ref, magnitude, problem.k, problem.output, accumulator))
     except Exception as error:
-        if meaning_of(error) is Meaning.LOST or isinstance(error, MemoryError):
+        if meaning_of(error) in (Meaning.LOST, Meaning.CAPTURE) or isinstance(error, MemoryError):
             raise
         return Verdict(None, checked=False)
     if found <= 1:

@@ -2,7 +2,8 @@
 
 A kernel that fails, or whose result is wrong, is set aside in the ledger for its device and shape class. Out of memory
 is no fault of the kernel: unused memory is given back and the same kernel tried once more, then torch's error goes to
-the caller and nothing is remembered. After a sticky device error nothing is tried. A required kernel that fails raises.
+the caller and nothing is remembered. What another thread's graph capture forbids is a CaptureError, and nothing is
+remembered. After a sticky device error nothing is tried. A required kernel that fails raises.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class Watch:
         again   the kernel ran out of memory in this call before
         """
         error = fault if isinstance(fault, Exception) else None
-        if self.meaning(kernel, error) is Meaning.MEMORY and error is not None:
+        if self.meaning(kernel, error, capturing) is Meaning.MEMORY and error is not None:
             if again or capturing:
                 raise self.explained(error, kernel, x.shape[0])
             error.__traceback__ = None  # its frames hold tensors
@@ -143,8 +144,11 @@ class Watch:
             error.__traceback__ = None
         return False
 
-    def meaning(self, kernel: str, error: Exception | None) -> Meaning:
-        """What a failure of a kernel means; errors that no other kernel can mend are raised here."""
+    def meaning(self, kernel: str, error: Exception | None, capturing: bool = False) -> Meaning:
+        """What a failure of a kernel means; errors that no other kernel can mend are raised here.
+
+        capturing   the call itself is being captured: what a capture forbids is then for the caller to judge
+        """
         if error is None:
             return Meaning.KERNEL
         if isinstance(error, (MemoryError, DeviceLost, CaptureError)):
@@ -152,6 +156,13 @@ class Watch:
         meaning = meaning_of(error)
         if meaning is Meaning.LOST:
             raise self.ledger.lose(self.device, f"{kernel}: {reason_of(error)}", kernel) from error
+        if meaning is Meaning.CAPTURE and not capturing:
+            raise CaptureError(
+                f"{kernel} cannot be made ready for {ShapeClass(self.problem)} on {named(self.device)} while another "
+                f"thread, or another stream, is capturing a CUDA graph: {reason_of(error)}; it is not set aside: call "
+                "again after the capture, or run layer.prepare(m=...) before it, or capture with "
+                "torch.cuda.graph(..., capture_error_mode='thread_local')"
+            ) from error
         return meaning
 
     def set_aside(self, kernel: str, stage: str, fault: Fault, m: int | None) -> None:

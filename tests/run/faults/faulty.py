@@ -55,7 +55,7 @@ def zeroed(x: torch.Tensor) -> None:
 class Fault:
     """What goes wrong, where (load, pack, call, result), and what must follow.
 
-    follows   next (the next kernel computes), same (the same kernel computes), memory, lost, passes (it is raised)
+    follows   next (the next kernel computes), same (the same kernel computes), memory, capture, lost, passes (raised)
     silent    later calls show it only when every call is checked
     """
 
@@ -72,6 +72,7 @@ def _lost(code: int, text: str) -> Fault:
 
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
+CAPTURING = "CUDA error: operation not permitted when stream is capturing"
 FAULTS = (
     Fault("import error", "load", raising(ImportError, "libexample.so: undefined symbol")),
     Fault("missing library", "load", raising(OSError, "libexample.so: cannot open shared object file")),
@@ -93,6 +94,8 @@ FAULTS = (
     Fault("memory always", "call", raising(torch.OutOfMemoryError, FULL), "memory"),
     Fault("memory once while packing", "pack", raising(torch.OutOfMemoryError, FULL), "same", times=1),
     Fault("memory always while packing", "pack", raising(torch.OutOfMemoryError, FULL), "memory"),
+    Fault("another thread captures", "call", raising(torch.AcceleratorError, CAPTURING), "capture"),
+    Fault("another thread captures while packing", "pack", raising(RuntimeError, CAPTURING), "capture"),
     _lost(700, "an illegal memory access was encountered"),
     _lost(715, "an illegal instruction was encountered"),
     _lost(719, "unspecified launch failure"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from faulty import FAULTS, LAYER, ORDER, ROUTE, Fakes, Fault, layer_tensors, raising, rows
 
-from kerneltable.errors import DeviceLost, NoKernelError
+from kerneltable.errors import CaptureError, DeviceLost, NoKernelError
 from kerneltable.kernels import reference, registry
 from kerneltable.run.ledger import Ledger
 from kerneltable.run.plan import Plan, bind
@@ -54,6 +54,9 @@ def check(found: object, fault: Fault, place: int, right: torch.Tensor) -> None:
         assert isinstance(found, DeviceLost), found
     elif fault.follows == "passes":
         assert type(found) is PASSING[fault.name], found
+    elif fault.follows == "capture":
+        assert isinstance(found, CaptureError), found
+        assert ROUTE[place] in str(found)
     elif fault.follows == "memory":
         assert type(found) is torch.OutOfMemoryError, found
         assert ROUTE[place] in found.__notes__[0]
@@ -87,7 +90,7 @@ def test_a_fault_leads_to_right_numbers_or_to_the_right_error(table, monkeypatch
     plans = []
     try:
         plans = [bind(table, h200, LAYER, tensors, ledger=ledger) for _ in range(threads)]
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, CaptureError) as error:
         assert place == 0
         check(error, fault, place, right)
     if later and not packing:

@@ -1,4 +1,4 @@
-"""What an error says: a broken kernel, memory that ran out, or a device that is gone."""
+"""What an error says: a broken kernel, memory that ran out, a graph capture, or a device that is gone."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ from kerneltable.run.ledger import BANDS, band_of
         ("CUDA error: no kernel image is available for execution on the device", Meaning.KERNEL),
         ("CUDA error: invalid configuration argument", Meaning.KERNEL),
         ("out of resource: shared memory, Required: 300000, Hardware limit: 232448", Meaning.KERNEL),
+        ("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might", Meaning.CAPTURE),
+        ("CUDA error: operation failed due to a previous error during capture", Meaning.CAPTURE),
+        ("Triton Error [CUDA]: operation not permitted when stream is capturing", Meaning.CAPTURE),
+        ("Search for `cudaErrorStreamCaptureImplicit' in https://docs.nvidia.com/", Meaning.CAPTURE),
+        ("cuModuleLoadData on device 0: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", Meaning.CAPTURE),
+        ("HIP error: operation not permitted on an event last recorded in a capturing stream", Meaning.CAPTURE),
+        ("this kernel: operation not permitted when stream is capturing", Meaning.KERNEL),
         ("CUDA out of memory. Tried to allocate 2.00 GiB", Meaning.MEMORY),
         ("CUDA error: out of memory", Meaning.MEMORY),
         ("cuModuleLoadData on device 0: CUDA_ERROR_OUT_OF_MEMORY", Meaning.MEMORY),
@@ -40,12 +47,18 @@ def test_an_error_is_read_through_its_cause_but_not_through_what_a_caller_handle
     assert meaning_of(caused) is Meaning.LOST
     assert meaning_of(handled) is Meaning.KERNEL
     assert meaning_of(torch.OutOfMemoryError("any text")) is Meaning.MEMORY
+    caused.__cause__.__cause__ = RuntimeError("CUDA error: operation not permitted when stream is capturing")
+    assert meaning_of(caused) is Meaning.LOST
+    assert meaning_of(sticky.__cause__) is Meaning.CAPTURE
 
 
 def test_the_code_of_an_accelerator_error_counts_whatever_its_text():
     error = torch.AcceleratorError("something")
     error.error_code = 719
     assert meaning_of(error) is Meaning.LOST
+    for code in (900, 908):
+        error.error_code = code
+        assert meaning_of(error) is Meaning.CAPTURE
     error.error_code = 1
     assert meaning_of(error) is Meaning.KERNEL
 
