@@ -92,6 +92,17 @@ def test_what_a_deployment_forces_and_switches_off_is_listed() -> None:
     assert at(found, "disable.0.reason")[0].text == "NaN"
 
 
+def test_a_choice_of_the_other_verb_says_what_it_replaced() -> None:
+    route = "routes: {fp8_w8a8: {cuda: {%s}}}\n"
+    found = origins_of(route % "require: fast", route % "prefer: reference", route % "require: reference")
+    assert at(found, "routes.fp8_w8a8.cuda.prefer") == []
+    (choice,) = at(found, "routes.fp8_w8a8.cuda.require")
+    assert (choice.text, choice.mark.file) == ("reference", "c.yaml")
+    assert [(earlier.text, earlier.mark.file) for earlier in choice.replaced] == [
+        ("require: fast", "a.yaml"), ("prefer: reference", "b.yaml"),
+    ]  # fmt: skip
+
+
 def test_what_an_architecture_copies_names_the_one_it_comes_from() -> None:
     found = origins_of()
     top = "platforms.cuda.architectures.sm120"

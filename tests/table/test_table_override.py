@@ -166,9 +166,33 @@ def test_a_kernel_required_for_another_platform_may_be_switched_off_here():
     assert codes(laid_over(text)[1]) == ["KT405"]
 
 
-def test_a_preferred_kernel_may_be_switched_off():
-    text = "routes: {fp8_w8a8: {cuda: {prefer: fast}}}\ndisable: [{kernel: fast, reason: x}]\n"
-    assert codes(laid_over(text)[1]) == []
+@pytest.mark.parametrize(("first", "then"), [("require", "prefer"), ("prefer", "require")])
+def test_a_later_choice_replaces_an_earlier_one_of_the_other_verb(first, then):
+    choices = [f"routes: {{fp8_w8a8: {{cuda: {{{verb}: {kernel}}}}}}}\n" for verb, kernel in (
+        (first, "reference"), (then, "fast"), (first, "reference"),
+    )]  # fmt: skip
+    table, findings = laid_over(*choices[:2])
+    assert findings == ()
+    assert table is not None
+    route = table.routes["fp8_w8a8", "cuda"]
+    assert (getattr(route, first), getattr(route, then).kernel) == (None, "fast")
+    assert ("routes", "fp8_w8a8", "cuda", first) not in table.marks
+    table, findings = laid_over(*choices)
+    assert findings == ()
+    assert table is not None
+    route = table.routes["fp8_w8a8", "cuda"]
+    assert (getattr(route, first).mark.file, getattr(route, then)) == ("c.yaml", None)
+
+
+def test_a_preferred_kernel_that_is_switched_off_is_a_warning():
+    text = "routes: {fp8_w8a8: {cuda: {prefer: fast}}}\n"
+    table, findings = laid_over(text, "disable: [{kernel: fast, reason: x}]\n")
+    assert table is not None
+    (found,) = findings
+    assert (found.code, found.severity, found.mark.file) == ("KT411", "warning", "a.yaml")
+    assert found.message.endswith("fast is preferred here and switched off at b.yaml:2:11")
+    elsewhere = "disable: [{kernel: reference, platform: cpu, reason: x}]\nallow_empty: true\n"
+    assert codes(laid_over(text, elsewhere)[1]) == []
 
 
 def test_disable_becomes_a_denial():

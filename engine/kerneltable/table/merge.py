@@ -16,7 +16,7 @@ class Merged:
     """The table while overrides are laid over it.
 
     root      the table's sections; `routes` already holds the changed orders
-    require, prefer   the kernels that deployments named, by (scheme, platform)
+    require, prefer   the kernels that deployments named, by (scheme, platform); a route has one of both at most
     plans     what deployments said about the plans of one route, by (scheme, platform)
     disables  the `disable` rows in force, by (kernel, platform, scheme)
     listed    every kernel that a route of the table lists, before overrides

@@ -95,7 +95,15 @@ def _note(history: _History, merged: Merged, override: Node | None) -> None:
             if isinstance(node.value, tuple):
                 _note_list(history, path, node, override)
             else:
-                history.scalars[path] = _later(history.scalars.get(path), node)
+                before = history.scalars.get(path) or _other_choice(history, path)
+                history.scalars[path] = _later(before, node)
+
+
+def _other_choice(history: _History, path: Path) -> _Value | None:
+    """What a route required where it prefers a kernel now, or the other way round; forgotten in its own place."""
+    verb = {"require": "prefer", "prefer": "require"}.get(str(path[-1])) if path[0] == "routes" else None
+    found = None if verb is None else history.scalars.pop((*path[:-1], verb), None)
+    return None if found is None else _Value(f"{verb}: {found.text}", found.mark, found.replaced)
 
 
 def _later(before: _Value | None, node: Node) -> _Value:

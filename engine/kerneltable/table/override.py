@@ -143,20 +143,28 @@ def _change_route(merged: Merged, key: tuple[str, str], change: Node, report: Re
     if change.at("require") is not None and change.at("prefer") is not None:
         message = f"route {shown('/'.join(key))}: `require` and `prefer` cannot both be given"
         report.add("KT407", message, change.keys["prefer"], length=6, help="keep one of them")
-    for verb, chosen in (("require", merged.require), ("prefer", merged.prefer)):
+    _choose(merged, key, change, report)
+    plans = change.at("plans")
+    if plans is not None:
+        _change_plans(merged, key, plans, report)
+
+
+def _choose(merged: Merged, key: tuple[str, str], change: Node, report: Report) -> None:
+    """Note the kernel that a route requires or prefers; a later choice of either verb replaces the earlier one."""
+    known = names(merged, "kernels")
+    for verb, chosen, other in (
+        ("require", merged.require, merged.prefer), ("prefer", merged.prefer, merged.require),
+    ):  # fmt: skip
         node = change.at(verb)
         if node is None:
             continue
-        known = names(merged, "kernels")
         if node.value not in known:
             _say(report, "KT301", f"unknown kernel {shown(node.value)}", node, nearest(node.value, known))
             continue
         if key in chosen and chosen[key].value == node.value:
             _unchanged(report, f"{verb}: {node.value}", node, chosen[key].mark)
         chosen[key] = node
-    plans = change.at("plans")
-    if plans is not None:
-        _change_plans(merged, key, plans, report)
+        other.pop(key, None)
 
 
 def _change_plans(merged: Merged, key: tuple[str, str], plans: Node, report: Report) -> None:

@@ -91,9 +91,10 @@ def _check_choices(merged: Merged, key: tuple[str, str], report: Report) -> None
             help = f"add it: order: {{prepend: [{node.value}]}}"
             say(report, "KT403", f"{node.value} is not in this route", node, path, help)
         off = _switched_off(merged, node.value, key)
-        if off is not None and verb == "require":
-            message = f"{node.value} is required here and switched off at {off.mark}"
-            say(report, "KT410", message, node, path, "keep one of the two")
+        if off is not None:
+            code, what = ("KT410", "required") if verb == "require" else ("KT411", "preferred")
+            message = f"{node.value} is {what} here and switched off at {off.mark}"
+            say(report, code, message, node, path, "keep one of the two")
 
 
 def _switched_off(merged: Merged, kernel: str | None, key: tuple[str, str]) -> Node | None:

@@ -29,4 +29,6 @@ RULES = (
          "be undone.", "order: {prepend: [a], remove: [a]}", "order: {prepend: [a]}", "Keep one of them."),
     Rule("KT410", "required and switched off", "The route requires a kernel that `disable` switches off: no layer "
          "could be served.", "", "", "Keep one of the two."),
+    Rule("KT411", "preferred and switched off", "The route prefers a kernel that `disable` switches off: the rest of "
+         "the order decides.", "", "", "Keep one of the two.", "warning"),
 )  # fmt: skip
