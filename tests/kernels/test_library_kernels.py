@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from typing import Any
 import library_stand_ins as fake
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from kerneltable.errors import KernelInputError, KernelUnavailable
-from kerneltable.kernels import registry
+from kerneltable.kernels import deepgemm_fp8_block, registry
 from kerneltable.model import Problem
 from kerneltable.ops import installed
 from kerneltable.ops.fnuz import to_fnuz
-from kerneltable.ops.installed import library_function, library_op
+from kerneltable.ops.installed import library_function, library_op, on_one_device
 from kerneltable.ops.vllm_marlin import pack_scale
 from kerneltable.run.layer_data import EXACT_LIMIT, exact_layer, random_layer
 from kerneltable.run.oracle import error_over_bound, reference64
@@ -233,13 +235,48 @@ def test_a_library_without_the_function_is_a_reason(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_library_that_keeps_to_one_device_is_refused_on_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installed, "_DEVICES", {})
+    monkeypatch.setattr(installed, "_kept_devices", cache(dict))
     cpu, zero, one = (torch.device(name) for name in ("cpu", "cuda:0", "cuda:1"))
     for place in (cpu, one, one, cpu):
-        installed.refuse_another_device("deep_gemm", place)
-    with pytest.raises(KernelUnavailable, match="one device of a process, cuda:1 here; found cuda:0; give cuda:0 a"):
-        installed.refuse_another_device("deep_gemm", zero)
-    installed.refuse_another_device("another", zero)
+        with on_one_device("deep_gemm", place):
+            pass
+    said = "one device of a process, cuda:1 here; found cuda:0; give cuda:0 a"
+    with pytest.raises(KernelUnavailable, match=said), on_one_device("deep_gemm", zero):
+        pytest.fail("the block was entered")
+    with on_one_device("another", zero):
+        pass
+
+
+def test_of_two_devices_bound_at_the_same_time_one_is_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "_kept_devices", cache(dict))
+    zero, one = torch.device("cuda:0"), torch.device("cuda:1")
+    said = pytest.raises(KernelUnavailable, match="cuda:1 here; found cuda:0")
+    with said, on_one_device("deep_gemm", zero), on_one_device("deep_gemm", one):
+        pass
+
+
+@pytest.mark.parametrize("kernel", ["deepgemm_fp8_block", "sgl_deepgemm_fp8_block"])
+def test_a_device_for_which_binding_failed_is_not_the_one_kept_to(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    fake.install(monkeypatch, "deep_gemm", fp8_gemm_nt=fake.fp8_gemm_nt)
+    monkeypatch.setattr(installed, "_kept_devices", cache(dict))
+    monkeypatch.setattr(deepgemm_fp8_block, "input_quantizer", lambda *_, **__: None)
+    problem = problem_of("fp8_block_w8a8", 1, 256, 128).at(None)
+
+    def bound_on(place: str) -> None:
+        with FakeTensorMode():
+            weight = torch.empty(256, 128, device=place, dtype=torch.float8_e4m3fn)
+            registry.load(kernel)(problem, weight=weight, weight_scale=torch.empty(2, 1, device=place))
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    with monkeypatch.context() as context:
+        context.setattr(deepgemm_fp8_block, "input_quantizer", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            bound_on("cuda:0")
+    bound_on("cuda:1")
+    with pytest.raises(KernelUnavailable, match="cuda:1 here; found cuda:0"):
+        bound_on("cuda:0")
 
 
 def test_an_op_is_found_in_the_files_of_an_installed_package_that_was_not_imported(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_library_that_keeps_to_one_device_refuses_a_second(kernel: str, monkey
     problems, found = plan_cases(table, table.kernels[kernel], current_device(table, 0), shapes=4)
     if not problems:
         pytest.skip("; ".join(found.refused) or "no small shape")
-    monkeypatch.setattr(installed, "_DEVICES", {})
+    monkeypatch.setattr(installed, "_kept_devices", cache(dict))
     problem, tensors = problems[-1], data_of(problems[-1]).tensors
     names = table.kernels[kernel].parameters
 

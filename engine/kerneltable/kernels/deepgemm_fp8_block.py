@@ -13,7 +13,7 @@ import torch
 
 from kerneltable.formats import FORMATS
 from kerneltable.ops.input_quantizer import input_quantizer
-from kerneltable.ops.installed import library_function, refuse_another_device, refuse_bias
+from kerneltable.ops.installed import library_function, on_one_device, refuse_bias
 from kerneltable.ops.torch_fp8 import widen_scale
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class Kernel:
         errors   KernelUnavailable when deep_gemm cannot be imported or has no fp8_gemm_nt, and on a second CUDA device
         """
         self._gemm = library_function("deep_gemm", "fp8_gemm_nt", self.distribution)
-        refuse_another_device("deep_gemm", weight.device)
-        self._weight = (weight.contiguous(), widen_scale(weight_scale).contiguous())
-        self._quantize = input_quantizer(problem, weight.device, chip=chip, by_column=True)
+        with on_one_device("deep_gemm", weight.device):
+            self._weight = (weight.contiguous(), widen_scale(weight_scale).contiguous())
+            self._quantize = input_quantizer(problem, weight.device, chip=chip, by_column=True)
         self._output: torch.dtype = getattr(torch, FORMATS[problem.output].torch_dtype)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

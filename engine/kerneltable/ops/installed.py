@@ -5,7 +5,9 @@ What cannot be had is a KernelUnavailable with its reason, so that the next kern
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +18,6 @@ import torch
 from kerneltable.errors import KernelInputError, KernelUnavailable
 
 LONGEST_REASON = 300
-
-_DEVICES: dict[str, torch.device] = {}
-"""Module -> the first CUDA device of this process that it was bound for."""
 
 
 def library_function(module: str, name: str, distribution: str) -> Callable[..., Any]:
@@ -51,16 +50,31 @@ def library_value(module: str, name: str, distribution: str) -> Any:
     return getattr(holder, name)
 
 
-def refuse_another_device(module: str, device: torch.device) -> None:
-    """For a library that keeps its loaded kernels for one device: those of another fail there with an invalid handle.
+@contextmanager
+def on_one_device(module: str, device: torch.device) -> Iterator[None]:
+    """Bind a layer in the with-block, for a library whose loaded kernels fail with an invalid handle elsewhere.
 
     module   the library's
-    device   of the weights; only CUDA devices count
-    errors   KernelUnavailable if this process bound the library for another CUDA device before
+    device   of the weights; only CUDA devices count, and only when the block ends without an error: else nothing of
+             the library was loaded there
+    errors   KernelUnavailable if this process bound the library for another CUDA device before, also meanwhile
     """
     if device.type != "cuda":
+        yield
         return
-    first = _DEVICES.setdefault(module, device)
+    kept = _kept_devices()
+    _refuse_another(module, kept.get(module, device), device)
+    yield
+    _refuse_another(module, kept.setdefault(module, device), device)
+
+
+@cache
+def _kept_devices() -> dict[str, torch.device]:
+    """Module -> the first CUDA device that it was bound for: of the process, as what the libraries keep is."""
+    return {}
+
+
+def _refuse_another(module: str, first: torch.device, device: torch.device) -> None:
     if first != device:
         raise KernelUnavailable(
             f"{module}: keeps its kernels for one device of a process, {first} here; found {device}; give {device} a "
