@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from kerneltable.cli import main
-from kerneltable.cli.run import refusal_lines
+from kerneltable.cli.run_text import FIRST, FORCED, refusal_lines, summary
+from kerneltable.errors import KernelUnavailable
 from kerneltable.kernels import registry
+from kerneltable.model import Problem
 from kerneltable.run.checkpoints.checkpoint import load_linears
 from kerneltable.run.checkpoints.samples import KINDS, LIBRARY_KINDS, write_sample
-from kerneltable.run.timing.measure import Measured, measure_layer
+from kerneltable.run.ledger import SetAside, ShapeClass, shared_ledger
+from kerneltable.run.timing.measure import Failed, Measured, measure_layer
+from kerneltable.select import device, select
 from kerneltable.table import load_table
 
 
@@ -168,3 +173,71 @@ def test_refusals_are_grouped_and_counted(sample):
     refused = {c.kernel for c in layers[0].selection.candidates if c.verdict == "refused"}
     assert len(lines) == len(refused)
     assert all("3 layers" in line for line in lines)
+
+
+def test_a_kernel_that_was_set_aside_is_listed_with_its_reason(capsys, sample, monkeypatch):
+    """As where nothing is compiled and nothing may be: the table refuses nothing, and the first kernel is not taken."""
+    right = registry.load
+
+    def absent(kernel):
+        if kernel == "cpu_fp8":
+            raise KernelUnavailable("compiling is switched off")
+        return right(kernel)
+
+    monkeypatch.setattr(registry, "load", absent)
+    shared_ledger().forget()
+    try:
+        code, found = answer(capsys, str(sample))
+        assert main(["run", str(sample), "--device", "cpu"]) == 0
+    finally:
+        shared_ledger().forget()
+    assert (code, found["summary"]["kernels"]) == (0, {"reference": 14})
+    (line,) = [line for line in found["summary"]["refused"] if line.startswith("cpu_fp8")]
+    assert line == "cpu_fp8: set aside: KernelUnavailable: compiling is switched off (14 layers)"
+    text = capsys.readouterr().out
+    assert f"  {line}" in text
+    assert FIRST not in text
+
+
+def measured_with(**changes) -> Measured:
+    table = load_table()
+    problem = Problem("fp8_block_w8a8", n=128, k=128)
+    selection = changes.pop("selection", None) or select(table, device("x86-64-v4", table), problem)
+    row = {"checkpoint": "m", "name": "a", "scheme": problem.scheme, "n": 128, "k": 128, "kernel": selection.kernel}
+    return Measured(**row | {"error_over_bound": 0.5, "microseconds": 1.0, "selection": selection} | changes)
+
+
+def test_that_nothing_was_refused_is_said_only_when_it_is_true():
+    sound = measured_with()
+    alone = sound.selection.candidates[:1]
+    clean = replace(sound.selection, candidates=alone)
+    forced = replace(clean, notes=("forced by the caller",))
+    told = {
+        "first": summary([measured_with(selection=clean)], [], ()),
+        "forced": summary([measured_with(selection=forced)], [], ()),
+        "another": summary([measured_with(selection=clean, kernel="reference")], [], ()),
+        "none": summary([], [], ()),
+        "failed": summary([], [Failed("m", "a", "it broke")], ()),
+    }
+    said = {name: [line for line in lines if line.startswith("refused")] for name, lines in told.items()}
+    assert said == {
+        "first": [f"refused: nothing; {FIRST}"],
+        "forced": [f"refused: nothing; {FORCED}"],
+        "another": ["refused: nothing"],
+        "none": [],
+        "failed": [],
+    }
+
+
+def test_what_was_set_aside_for_other_layers_or_devices_is_not_listed():
+    layer = measured_with()
+    first, here = layer.kernel, layer.selection.device
+    problem = layer.selection.problem
+    record = SetAside(first, here, ShapeClass(problem, 1), "run", "it broke", "reference")
+    assert f"{first}: set aside: it broke (1 layer)" in refusal_lines([layer], [], [record])
+    others = [
+        replace(record, shapes=ShapeClass(replace(problem, n=256))),
+        replace(record, device=replace(here, name="another")),
+        replace(record, kernel="torch_scaled_mm_block"),
+    ]
+    assert refusal_lines([layer], [], others) == refusal_lines([layer])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.output import print_json
-from kerneltable.cli.run import memory_line
+from kerneltable.cli.run_text import memory_line
 from kerneltable.errors import CheckpointError
 
 if TYPE_CHECKING:

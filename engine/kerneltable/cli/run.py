@@ -6,23 +6,21 @@ import argparse
 import math
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.options import add_format, add_layers, table_of
-from kerneltable.cli.output import print_json
+from kerneltable.cli.output import print_json, print_lines
+from kerneltable.cli.run_text import counts, print_text, refusal_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kerneltable.model import Table
-    from kerneltable.run.checkpoints.generation import Generated
+    from kerneltable.run.ledger import SetAside
     from kerneltable.run.timing.measure import Failed, Measured
-
-WIDTH_OF_A_FILE = 160
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -66,6 +64,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def run(args: argparse.Namespace) -> int:
     """Run the command: 0 when every layer ran within its bound, else 1; errors of a checkpoint are raised."""
     from kerneltable.errors import CheckpointError
+    from kerneltable.run.ledger import shared_ledger
 
     if (args.model_dir is None) == (args.sample is None):
         raise CheckpointError(
@@ -73,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
         )
     table = table_of(args)
     if args.quarantine is not None:
-        from kerneltable.run.ledger import shared_ledger
         from kerneltable.run.quarantine import Quarantine
 
         shared_ledger().keep(Quarantine(args.quarantine))
@@ -84,14 +82,18 @@ def run(args: argparse.Namespace) -> int:
             return answer(folders, skipped, table, args)
     with _folders(args) as (folders, skipped):
         measured, failed = _measure(folders, table, args)
+    aside = shared_ledger().report().set_aside
     if args.format == "json":
-        print_json(as_json(measured, failed, skipped))
+        print_json(as_json(measured, failed, skipped, aside))
     else:
-        _print_text(measured, failed, skipped)
+        print_text(measured, failed, aside)
+        print_lines(skipped)
     return 0 if measured and not failed and all(layer.within for layer in measured) else 1
 
 
-def as_json(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Sequence[str]) -> dict[str, Any]:
+def as_json(
+    measured: Sequence[Measured], failed: Sequence[Failed], skipped: Sequence[str], aside: Sequence[SetAside] = ()
+) -> dict[str, Any]:
     """The answer as JSON-able values; an error over bound that is not finite is null."""
     from kerneltable.select.facts import to_facts
 
@@ -105,47 +107,14 @@ def as_json(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Seq
             "within_bound": sum(layer.within for layer in measured),
             "failed": len(failed),
             "worst_error_over_bound": _finite(worst),
-            "kernels": _counts(measured),
+            "kernels": counts(measured),
             "weight_bytes": sum(layer.weight_bytes for layer in measured),
             "packed_bytes": sum(layer.packed_bytes for layer in measured),
             "device": to_facts(measured[0].selection.device) if measured else None,
-            "refused": refusal_lines(measured),
+            "refused": refusal_lines(measured, failed, aside),
             "skipped": list(skipped),
         },
     }
-
-
-def refusal_lines(measured: Sequence[Measured]) -> list[str]:
-    """What was refused and why, one line for each scheme, kernel and reason, with the number of layers."""
-    groups: dict[tuple[str, str, str, str, str], set[str]] = {}
-    layers: dict[tuple[str, str, str, str, str], int] = {}
-    for layer in measured:
-        for candidate in layer.selection.candidates:
-            for refusal in candidate.refusals[:1]:
-                key = (layer.scheme, candidate.kernel, refusal.predicate, refusal.wanted, str(refusal.where))
-                groups.setdefault(key, set()).add(refusal.found)
-                layers[key] = layers.get(key, 0) + 1
-    lines = []
-    for key, found in groups.items():
-        scheme, kernel, predicate, wanted, where = key
-        values = ", ".join(sorted(found)[:4]) + (" ..." if len(found) > 4 else "")
-        count = f"{layers[key]} layer{'s' if layers[key] > 1 else ''}"
-        lines.append(f"{scheme}: {kernel} refused {count}: {predicate} wanted {wanted}, found {values} ({where})")
-    return lines
-
-
-def memory_line(measured: Sequence[Measured | Generated]) -> str:
-    """What the layers keep in memory: the tensors of the checkpoint, and what their kernels packed beside them."""
-    from kerneltable.select.terms import size_text
-
-    given, packed = (sum(getattr(layer, name) for layer in measured) for name in ("weight_bytes", "packed_bytes"))
-    return f"memory: weights and scales {size_text(given)} as in the checkpoint, {size_text(packed)} packed beside them"
-
-
-def kept_lines(measured: Sequence[Measured]) -> list[str]:
-    """Why layers hold the checkpoint's tensors although they were to be released, one line for each reason."""
-    counts = Counter(layer.kept for layer in measured if layer.kept)
-    return [f"not released: {count} layer{'s' if count > 1 else ''}: {why}" for why, count in counts.items()]
 
 
 def _layer_json(layer: Measured) -> dict[str, Any]:
@@ -166,13 +135,6 @@ def _layer_json(layer: Measured) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _counts(measured: Sequence[Measured]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for layer in measured:
-        counts[layer.kernel] = counts.get(layer.kernel, 0) + 1
-    return counts
 
 
 def _rows(text: str) -> int:
@@ -244,45 +206,3 @@ def _progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=total)
         yield lambda name: progress.update(task, advance=1, description=f"{label} {name}")
-
-
-def _print_text(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE, highlight=False, soft_wrap=False)
-    for label in dict.fromkeys(layer.checkpoint for layer in measured):
-        console.print(Text(label, style="bold"))
-        grid = Grid(box=None, pad_edge=False)
-        for name, side in (("layer", "left"), ("scheme", "left"), ("n x k", "right"), ("kernel", "left")):
-            grid.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
-        grid.add_column("error/bound", justify="right")
-        grid.add_column("microseconds", justify="right")
-        for layer in (layer for layer in measured if layer.checkpoint == label):
-            size = f"{layer.n} x {layer.k}"
-            error = Text(f"{layer.error_over_bound:.3f}", style="" if layer.within else "bold red")
-            grid.add_row(Text(layer.name), layer.scheme, size, layer.kernel, error, f"{layer.microseconds:.1f}")
-        console.print(grid)
-        console.print()
-    for line in _summary(measured, failed, skipped):
-        console.print(Text(line), soft_wrap=True)
-
-
-def _summary(measured: Sequence[Measured], failed: Sequence[Failed], skipped: Sequence[str]) -> list[str]:
-    within = sum(layer.within for layer in measured)
-    worst = max((layer.error_over_bound for layer in measured), default=0.0)
-    kernels = ", ".join(f"{kernel} {count}" for kernel, count in _counts(measured).items()) or "none"
-    device = measured[0].selection.device if measured else None
-    where = "" if device is None else f" on {device.name or device.platform} ({device.platform} {device.architecture})"
-    ran = f"{within} of {len(measured) + len(failed)} layers ran within their bound{where}"
-    lines = [
-        f"{ran}; worst error/bound {worst:.3f}",
-        f"kernels: {kernels}",
-        memory_line(measured),
-        *kept_lines(measured),
-    ]
-    refused = [f"  {line}" for line in refusal_lines(measured)]
-    lines += ["refused:", *refused] if refused else ["refused: nothing; each layer got the first kernel of its route"]
-    lines += [f"failed: {f.checkpoint} {f.name}: {f.reason}" for f in failed]
-    return lines + list(skipped)

@@ -10,7 +10,7 @@ import torch
 
 from kerneltable.errors import KernelTableError, NoKernelError
 from kerneltable.formats import FORMATS
-from kerneltable.model import Candidate, Selection
+from kerneltable.model import Selection
 from kerneltable.run.checkpoints.checkpoint import Checkpoint
 from kerneltable.run.linear import QuantLinear
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
@@ -49,12 +49,12 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One layer that could not run, and the text that says why."""
+    """One layer that could not run, the text that says why, and the selection that left it without a kernel, if any."""
 
     checkpoint: str
     name: str
     reason: str
-    candidates: tuple[Candidate, ...] = ()
+    selection: Selection | None = None
 
 
 def measure_checkpoint(
@@ -72,7 +72,7 @@ def measure_checkpoint(
         try:
             measured.append(measure_layer(linears[name], name, label, m, seed + number))
         except NoKernelError as error:
-            failed.append(Failed(label, name, str(error), error.selection.candidates))
+            failed.append(Failed(label, name, str(error), error.selection))
         except KernelTableError as error:
             failed.append(Failed(label, name, str(error)))
     return measured, failed
