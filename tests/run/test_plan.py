@@ -11,8 +11,10 @@ import torch
 from kerneltable.errors import KernelTableError, NoKernelError
 from kerneltable.kernels import registry
 from kerneltable.model import Problem
-from kerneltable.run.plan import bind, canonical_name, looks_at_rows
+from kerneltable.run.packing import canonical_name
+from kerneltable.run.plan import bind
 from kerneltable.select import device
+from kerneltable.select.bands import rows_of
 from kerneltable.table import load_table
 
 BLOCK = Problem("fp8_block_w8a8", n=256, k=256)
@@ -110,7 +112,7 @@ def test_a_route_that_looks_at_m_takes_another_kernel_for_another_m(built):
     override = "kernels:\n  torch_scaled_mm_block: {accepts: {m: {min: 64}}}\n"
     table = load_table(overrides=[("small", LAYER + override)])
     h200 = on(table, "h200", triton="3.6.0")
-    assert looks_at_rows(table, h200, "fp8_block_w8a8")
+    assert rows_of(table, h200, "fp8_block_w8a8") is not None
     plan = bind(table, h200, BLOCK, TENSORS)
     assert built == []
     assert [plan.id_for(m) for m in (1, 63, 64, 65, 1)] == [
@@ -125,7 +127,7 @@ def test_a_route_that_looks_at_m_takes_another_kernel_for_another_m(built):
 
 def test_a_route_that_does_not_look_at_m_is_packed_once(table, built):
     h200 = on(table, "h200")
-    assert not looks_at_rows(table, h200, "fp8_block_w8a8")
+    assert rows_of(table, h200, "fp8_block_w8a8") is None
     plan = bind(table, h200, BLOCK, TENSORS)
     assert len({id(plan.kernel_for(m)) for m in (1, 64, 1)}) == 1
     assert len(built) == 1

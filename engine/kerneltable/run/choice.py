@@ -51,11 +51,6 @@ def required_kernel(table: Table, device: Device, scheme: str, force: str | None
     return force or (route.require.kernel if route is not None and route.require is not None else None)
 
 
-def looks_at_rows(table: Table, device: Device, scheme: str) -> bool:
-    """True when the choice for this scheme on this platform can change with m."""
-    return rows_of(table, device, scheme) is not None
-
-
 @dataclass(slots=True)
 class Choices:
     """The selections of one layer, one for each band of m that its route tells apart; a band is asked for once.

@@ -22,19 +22,18 @@ from kerneltable.run.choice import (
     Choices,
     choose,
     in_order,
-    looks_at_rows,
     no_kernel_text,
     required_kernel,
     warn_of_slow_path,
 )
 from kerneltable.run.faults import Meaning, form_fault
 from kerneltable.run.ledger import Ledger, ShapeClass, band_of, named, say, shared_ledger
-from kerneltable.run.packing import canonical_name, construct, pack_safely
+from kerneltable.run.packing import pack_safely
 from kerneltable.run.tensor_source import TensorSource
 from kerneltable.run.trial import give_back_memory
 from kerneltable.run.watch import Bound, Fault, Watch, is_capturing
 
-__all__ = ["Plan", "bind", "canonical_name", "choose", "construct", "looks_at_rows", "no_kernel_text"]
+__all__ = ["Plan", "bind", "choose", "no_kernel_text"]
 
 MOST_ROWS = 4096
 """Different m that a plan remembers at a time."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kerneltable.model import Device, Needs, Platform, Predicate, Table
+from kerneltable.ops.cpp import COMPILERS
 from kerneltable.select.devices import ASSUMED, architecture_of
 from kerneltable.select.predicates import FACT_OF
 from kerneltable.select.versions import distribution
@@ -21,7 +22,6 @@ CPU_FLAGS = {  # flags that Linux names in /proc/cpuinfo, all needed -> feature 
     "amx_bf16": frozenset({"amx_tile", "amx_bf16"}),
     "neon": frozenset({"asimd"}),
 }
-COMPILERS = ("c++", "g++", "clang++")
 
 
 def current_device(table: Table | None = None, index: int | None = None, *, platform: str | None = None) -> Device:
