@@ -203,6 +203,26 @@ def test_an_ignored_layer_that_is_quantized_in_the_files_is_left_alone_and_named
     assert "although it has weight_scale_inv, a weight in F8_E4M3" in linears.left_alone["b"]
 
 
+@pytest.mark.parametrize("scale", ["weight_scale_inv", "weight_scale", "input_scale"])
+def test_scales_without_their_weight_are_refused_by_name(tmp_path, table, scale):
+    folder = write(tmp_path / "m", linear("a") | {f"b.{scale}": torch.ones(1, 2)}, FP8_BLOCK)
+    with pytest.raises(CheckpointError, match=rf"b: fp8_block_w8a8: {scale} without weight; is the download complete"):
+        load(folder, table)
+    linears = load(folder, table, strict=False)
+    assert (list(linears), list(linears.refused)) == (["a"], ["b"])
+
+
+def test_scales_without_a_weight_that_the_config_ignores_or_attention_has_are_left_alone(tmp_path, table):
+    """So are those of a tensor that is no layer's weight, as experts in one 3-D tensor have them."""
+    attention = {"attn.k_scale": torch.ones(1), "attn.bias": torch.ones(8)}
+    experts = {"experts": torch.ones(2, 8, 8).to(E4M3), "experts.weight_scale": torch.ones(2)}
+    tensors = linear("a") | {"b.weight_scale": torch.ones(1, 2)} | attention | experts
+    linears = load(write(tmp_path / "m", tensors, FP8_BLOCK | {"modules_to_not_convert": ["b"]}), table)
+    assert (list(linears), dict(linears.refused)) == (["a"], {})
+    assert linears.left_alone["b"] == "ignored by 'b', although it has weight_scale"
+    assert {"attn", "experts"}.isdisjoint(linears.left_alone)
+
+
 def test_an_fp8_weight_without_a_scale_is_refused_with_what_is_missing(tmp_path, table):
     tensors = linear("a") | {"b.weight": torch.ones(128, 256).to(E4M3)}
     folder = write(tmp_path / "m", tensors, FP8_BLOCK)

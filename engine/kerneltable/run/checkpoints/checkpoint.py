@@ -37,7 +37,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """Every *.weight of a checkpoint, sorted: linears that a scheme covers, the rest with reasons."""
+    """Every layer with a weight or scales, sorted: linears that a scheme covers, the rest with reasons."""
 
     linears: Mapping[str, Found]
     left_alone: Mapping[str, str]
@@ -188,7 +188,7 @@ def read_config(folder: Path) -> tuple[Json, Quantization]:
 
 
 def sort_layers(entries: Mapping[str, Entry], quantization: Quantization, schemes: Mapping[str, Scheme]) -> Contents:
-    """Sort every layer that has a weight: to load, to leave alone, refused.
+    """Sort every layer that has a weight, or scales of one: to load, to leave alone, refused.
 
     entries   tensor name -> its entry, for the whole checkpoint
     """
@@ -205,6 +205,8 @@ def sort_layers(entries: Mapping[str, Entry], quantization: Quantization, scheme
             left_alone[name] = f"not quantized in the files: {_weight_text(parts)}"
         elif isinstance(form, Unsupported):
             refused[name] = f"{form.format}: {form.missing}"
+        elif not _has_weight(parts):
+            refused[name] = f"{form.scheme}: {signs} without weight; is the download complete?"
         else:
             problem = _missing(form, parts, schemes)
             if problem is None:
@@ -215,7 +217,10 @@ def sort_layers(entries: Mapping[str, Entry], quantization: Quantization, scheme
 
 
 def _by_layer(entries: Mapping[str, Entry]) -> dict[str, dict[str, Entry]]:
-    """layer name -> its tensors by their last name; only layers that have a weight, as it is or packed."""
+    """layer name -> its tensors by their last name; only layers that have a weight, or scales that lost theirs.
+
+    Scales of a tensor that is named like the layer itself (experts in one 3-D tensor) are no layer.
+    """
     layers: dict[str, dict[str, Entry]] = {}
     for name, entry in entries.items():
         layer, _, part = name.rpartition(".")
@@ -223,7 +228,16 @@ def _by_layer(entries: Mapping[str, Entry]) -> dict[str, dict[str, Entry]]:
             raise CheckpointError(f"{entry.file}: a tensor's name has {len(name)} characters; {LONGEST_NAME} at most")
         if part not in BESIDE:
             layers.setdefault(layer, {})[part] = entry
-    return {layer: parts for layer, parts in layers.items() if "weight" in parts or "weight_packed" in parts}
+    return {
+        layer: parts
+        for layer, parts in layers.items()
+        if _has_weight(parts) or (_signs(parts) and layer not in entries)
+    }
+
+
+def _has_weight(parts: Mapping[str, Entry]) -> bool:
+    """Whether a layer has its weight, as it is or packed."""
+    return "weight" in parts or "weight_packed" in parts
 
 
 def _signs(parts: Mapping[str, Entry]) -> str:
