@@ -4,11 +4,11 @@
 //
 // A cluster is a team of one block or two; in each one warpgroup copies, and two multiply, as hopper_tiles.cuh says.
 //
-// Tiles that would leave a part of the chip idle at the end are divided along k among all clusters. Who has the first
-// part of such a tile adds the others', in the order of k, so that the result is the same every time.
+// Tiles of the last wave are divided along k among all clusters, see divided.cuh.
 //
 // Compile-time: KT_GROUP (row tiles of teams that share a walk over n), KT_CHUNKS (times 64 columns of a 16-bit
 // output that are staged at once) and the numbers of hopper_tiles.cuh.
+#include "divided.cuh"
 #include "hopper_tiles.cuh"
 
 constexpr int kGroup = KT_GROUP;
@@ -17,11 +17,9 @@ constexpr int kChunkBytes = 16 * kChunk * 2;          // of the 16 rows of a war
 constexpr int kChunks = KT_OUT == 2 ? 0 : KT_CHUNKS;  // that are staged at once
 static_assert(KT_OUT == 2 || kColumns % (kChunk * kChunks) == 0, "a tile is stored in whole rounds of chunks");
 
-// What is multiplied, in blocks of k, and in tiles of a team; the first `divided` tiles are divided along k.
-// inverse: of the tiles of a group.
-struct Problem {
-  int m, n, k_blocks;
-  int teams_m, teams_n, divided;
+// What is multiplied, and how many teams' tiles it is down and across. inverse: of the tiles of a group.
+struct Problem : Division {
+  int m, n, teams_m, teams_n;
   float inverse;
 };
 
@@ -40,58 +38,26 @@ __device__ __forceinline__ Tile tile_at(const Problem& p, int index, int rank) {
   return {kCommonWeight ? row + rank * kRows : row, kCommonInput ? column + rank * kColumns : column};
 }
 
-// --- Which cluster computes what ------------------------------------------------------------------------------------
-
-// A run of blocks of k of one tile.
-struct Segment {
-  int tile, first, count;
-};
-
-// The blocks of k of all divided tiles, one after the other, are dealt out in equal runs: where that of a worker begins.
-__device__ __forceinline__ int first_unit(const Problem& p, int worker, int workers) {
-  return static_cast<int>(static_cast<int64_t>(p.divided) * p.k_blocks * worker / workers);
-}
-
-// What a worker (a cluster) computes: its run of the divided tiles, then whole tiles.
-struct Work {
-  int unit, end, whole;
-
-  __device__ __forceinline__ Work(const Problem& p, int worker, int workers)
-      : unit(first_unit(p, worker, workers)), end(first_unit(p, worker + 1, workers)), whole(p.divided + worker) {}
-
-  __device__ __forceinline__ bool next(const Problem& p, int workers, Segment& s) {
-    if (unit < end) {
-      s.tile = unit / p.k_blocks, s.first = unit % p.k_blocks, s.count = min(end - unit, p.k_blocks - s.first);
-      unit += s.count;
-      return true;
-    }
-    if (whole >= p.teams_m * p.teams_n) return false;
-    s.tile = whole, s.first = 0, s.count = p.k_blocks;
-    whole += workers;
-    return true;
-  }
-};
-
 // --- Copying --------------------------------------------------------------------------------------------------------
 
 // The first blocks of k of the weight, as many as there are stages: it was there before the kernel that makes the input.
-__device__ void fetch_early(const Producer& self, const Problem& p, int worker, int workers) {
-  Work work(p, worker, workers);
+__device__ void fetch_early(const Producer& self, const Problem& p, int worker) {
+  Work work(p, worker);
   Segment s;
-  if (!work.next(p, workers, s)) return;
+  if (!work.next(p, s)) return;
   const Tile tile = tile_at(p, s.tile, self.member);
   for (int b = 0; b < min(kStages, s.count); ++b) self.fetch_weight(b, s.first + b, tile);
 }
 
-__device__ void produce(const Producer& self, const Problem& p, int worker, int workers) {
-  Work work(p, worker, workers);
+__device__ void produce(const Producer& self, const Problem& p, int worker) {
+  Work work(p, worker);
   Segment s;
   int phases = -1;  // a bit for each slot
-  bool more = work.next(p, workers, s);
+  bool more = work.next(p, s);
   int early = more ? min(kStages, s.count) : 0;
   wait_for_previous();
   let_next_start();
-  for (; more; more = work.next(p, workers, s)) {
+  for (; more; more = work.next(p, s)) {
     const Tile tile = tile_at(p, s.tile, self.member);
     for (int b = 0, slot = 0; b < s.count; ++b) {
       if (early > 0) {
@@ -110,52 +76,6 @@ __device__ void produce(const Producer& self, const Problem& p, int worker, int 
       barrier_wait(self.at.empty + slot * 8, phases >> slot & 1);
   }
 }
-
-// --- Divided tiles --------------------------------------------------------------------------------------------------
-
-__device__ __forceinline__ void group_sync(int group) { asm volatile("bar.sync %0, 128;" ::"r"(1 + group) : "memory"); }
-
-// What blocks leave for each other: sums in the order of their registers, and one flag for each warpgroup, set when the
-// sums are there and zero again when they are added. All flags are zero between launches.
-struct Parts {
-  float4* sums;
-  uint32_t* flags;
-
-  __device__ __forceinline__ float4* of(int block, int group) const {
-    return sums + (static_cast<int64_t>(block) * 2 + group) * (kSums / 4 * 128) + threadIdx.x % 128;
-  }
-
-  __device__ void leave(int block, int group, const float (&sum)[kSums]) const {
-    float4* to = of(block, group);
-#pragma unroll
-    for (int i = 0; i < kSums / 4; ++i)
-      __stcg(to + i * 128, make_float4(sum[at(i, 0)], sum[at(i, 1)], sum[at(i, 2)], sum[at(i, 3)]));
-    __threadfence();
-    group_sync(group);
-    if (threadIdx.x % 128 == 0)
-      asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flags + block * 2 + group), "r"(1) : "memory");
-  }
-
-  __device__ void add(int block, int group, float (&sum)[kSums]) const {
-    uint32_t* flag = flags + block * 2 + group;
-    if (threadIdx.x % 128 == 0) {
-      uint32_t set = 0;
-      while (set == 0) asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(set) : "l"(flag) : "memory");
-      *flag = 0;
-    }
-    group_sync(group);
-    const float4* from = of(block, group);
-#pragma unroll
-    for (int i = 0; i < kSums / 4; ++i) {
-      const float4 more = __ldcg(from + i * 128);
-      sum[at(i, 0)] += more.x, sum[at(i, 1)] += more.y, sum[at(i, 2)] += more.z, sum[at(i, 3)] += more.w;
-    }
-  }
-
-  // Four neighbours, the first of them an odd one: registers of sums then lie in the other bank than those of products,
-  // so that both are read at once.
-  static constexpr __device__ int at(int i, int j) { return (4 * i + 1 + j) % kSums; }
-};
 
 // --- Storing --------------------------------------------------------------------------------------------------------
 
@@ -220,27 +140,20 @@ __device__ __forceinline__ void store_rows(const Output& to, const float (&sum)[
 }
 #endif
 
-__device__ void consume(Consumer& self, const Output& to, const Problem& p, int rank, int worker, int workers) {
+__device__ void consume(Consumer& self, const Output& to, const Problem& p, int rank, int worker) {
   const int warp = uniform(threadIdx.x / 32) - 4, group = warp / 4;
-  Work work(p, worker, workers);
+  Work work(p, worker);
   Segment s;
   wait_for_previous();
-  while (work.next(p, workers, s)) {
+  while (work.next(p, s)) {
     const Tile tile = tile_at(p, s.tile, rank);
     float sum[kSums];
     sum_blocks(self, tile.column, s.count, sum);
-    // Workers stand in the grid in reverse: who waits, waits for blocks that the grid started earlier.
     if (s.first > 0) {
-      to.parts.leave(kMembers * (workers - 1 - worker) + rank, group, sum);
+      to.parts.leave(group, sum);
       continue;
     }
-    const int end = (s.tile + 1) * p.k_blocks;
-    for (int unit = end - p.k_blocks + s.count, other = worker + 1; s.tile < p.divided && unit < end; ++other) {
-      const int until = first_unit(p, other + 1, workers);
-      if (until <= unit) continue;
-      to.parts.add(kMembers * (workers - 1 - other) + rank, group, sum);
-      unit = until;
-    }
+    to.parts.add(p, s, worker, kMembers, rank, group, sum);
     if (to.bias != nullptr) add_bias(sum, to.bias, tile.column + 2 * (threadIdx.x % 4), p.n);
     store_rows(to, sum, tile.row + warp * 16, tile.column, p.m, p.n);
   }
@@ -255,13 +168,13 @@ hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant_
   extern __shared__ __align__(1024) char raw[];
   const Memory<8 * kChunks * kChunkBytes> memory(raw);
   const int teams_m = (m + kTeamRows - 1) / kTeamRows, teams_n = (n + kTeamColumns - 1) / kTeamColumns;
-  const Problem p = {m, n, k_blocks, teams_m, teams_n, divided, 1.0f / (kGroup * teams_n)};
-  const int rank = kMembers == 1 ? 0 : cluster_rank(), workers = gridDim.x / kMembers;
-  const int worker = workers - 1 - static_cast<int>(blockIdx.x / kMembers);
+  const Division division = {k_blocks, teams_m * teams_n, divided, static_cast<int>(gridDim.x) / kMembers};
+  const Problem p = {division, m, n, teams_m, teams_n, 1.0f / (kGroup * teams_n)};
+  const int rank = kMembers == 1 ? 0 : cluster_rank(), worker = worker_of_block(p, kMembers);
   const Producer producer = {memory.at, &input, &weight, &scale, &weight_scale, rank};
   if (threadIdx.x == 0) {
     memory.start_barriers();
-    if (!kCommonWeight) fetch_early(producer, p, worker, workers);
+    if (!kCommonWeight) fetch_early(producer, p, worker);
     prefetch_map(&input), prefetch_map(&scale), prefetch_map(&weight_scale), prefetch_map(&output);
   }
   if (kMembers == 1) __syncthreads();
@@ -269,14 +182,14 @@ hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant_
   if (threadIdx.x < 128) {
     give_registers<40>();
     if (threadIdx.x == 0) {
-      if (kCommonWeight) fetch_early(producer, p, worker, workers);
-      produce(producer, p, worker, workers);
+      if (kCommonWeight) fetch_early(producer, p, worker);
+      produce(producer, p, worker);
     }
   } else {
     take_registers<232>();
     Consumer self = memory.consumer();
     const uint32_t staging = memory.staging + (threadIdx.x / 32 - 4) * kChunks * kChunkBytes;
     const Output to = {&output, staging, bias, out, {part_sums, part_flags}};
-    consume(self, to, p, rank, worker, workers);
+    consume(self, to, p, rank, worker);
   }
 }

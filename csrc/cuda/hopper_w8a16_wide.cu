@@ -6,7 +6,8 @@
 // Blocks stay and take one tile after another; while two warpgroups round and store a tile, the copies of the next one
 // run, and those of the first weights run while the kernel before this one still does (see overlap.cuh). Stages are 64 of
 // k deep, so that many copies are in flight; KT_INPUTS neighbours along n, a cluster, fetch their common input tile
-// together. KT_SCALES as in hopper_w8a16.cu: 0 rows, 1 blocks of 128 x 128, 2 a row's 32 columns.
+// together. KT_SCALES as in hopper_w8a16.cu: 0 rows, 1 blocks of 128 x 128, 2 a row's 32 columns. Tiles of the last wave
+// are divided along k among all blocks, see divided.cuh.
 //
 // Scales of rows and of 32 columns: one sum stays in the matrix unit, the next stage is widened while one is multiplied.
 // Scales of blocks, KT_RESCALE 1: the sum stands in the unit of the block that is multiplied, and is brought from one
@@ -16,6 +17,7 @@
 //
 // Compile-time: KT_INPUTS (1, 2), KT_SCALES, KT_RESCALE (0, 1: with scales of blocks), KT_TURNS (0, 1: with partial
 // sums), KT_IN, KT_OUT.
+#include "divided.cuh"
 #include "hopper_wide.cuh"
 #include "store.cuh"
 
@@ -28,22 +30,22 @@ struct Pipeline {
   uint32_t full, empty;    // barriers of stage 0
 };
 
+struct Problem : Division {
+  int m, n;
+};
+
 struct Tile {
   int row, column;
 };
 
 // The tiles in the order in which the blocks take them: a few tiles of the input, then the next tile of the weight, so
 // that what runs at one time shares both in the L2 cache.
-__device__ __forceinline__ Tile tile_at(int i, int m, int n) {
-  const int across = (n + kRows * kInputs - 1) / (kRows * kInputs), up = (m + kColumns - 1) / kColumns;
+__device__ __forceinline__ Tile tile_at(const Problem& p, int i) {
+  const int across = (p.n + kRows * kInputs - 1) / (kRows * kInputs), up = (p.m + kColumns - 1) / kColumns;
   const int first = i / (across * kTogether) * kTogether, within = i % (across * kTogether);
   const int together = min(kTogether, up - first);
   return {(within / together * kInputs + static_cast<int>(blockIdx.x) % kInputs) * kRows,
           (first + within % together) * kColumns};
-}
-
-__device__ __forceinline__ int tile_count(int m, int n) {
-  return (n + kRows * kInputs - 1) / (kRows * kInputs) * ((m + kColumns - 1) / kColumns);
 }
 
 // Where the codes of a tile's first 64 rows of the weight start, and how far behind them those of the second 64 are.
@@ -69,20 +71,23 @@ __device__ __forceinline__ void fetch_weight(const Pipeline& at, const Source& f
   }
 }
 
-// One lane keeps up to kStages stages in flight, over the ends of tiles.
-__device__ void produce(const Pipeline& at, const char* weight, const TensorMap* input, int m, int n, int k_blocks) {
-  const int share = static_cast<int>(blockIdx.x) % kInputs * (kColumns / kInputs), tiles = tile_count(m, n);
-  int early = min(kStages, 2 * k_blocks);
-  const Source from_first = source_of(weight, tile_at(blockIdx.x / kInputs, m, n).row, n, k_blocks);
-  for (int part = 0; part < early; ++part) fetch_weight(at, from_first, part, part);
+// One lane keeps up to kStages stages in flight, over the ends of segments.
+__device__ void produce(const Pipeline& at, const char* weight, const TensorMap* input, const Problem& p, int worker) {
+  const int share = static_cast<int>(blockIdx.x) % kInputs * (kColumns / kInputs);
+  Work work(p, worker);
+  Segment s = {};
+  bool more = work.next(p, s);
+  int early = more ? min(kStages, 2 * s.count) : 0;
+  const Source from_first = source_of(weight, tile_at(p, s.tile).row, p.n, p.k_blocks);
+  for (int part = 0; part < early; ++part) fetch_weight(at, from_first, 2 * s.first + part, part);
   wait_for_previous();  // it may write the input, but never the weight
   let_next_start();
   int slot = 0, phase = 1;  // nothing has to be given back in the first round
-  for (int i = blockIdx.x / kInputs; i < tiles; i += gridDim.x / kInputs) {
-    const Tile tile = tile_at(i, m, n);
-    const Source from = source_of(weight, tile.row, n, k_blocks);
+  for (; more; more = work.next(p, s)) {
+    const Tile tile = tile_at(p, s.tile);
+    const Source from = source_of(weight, tile.row, p.n, p.k_blocks);
 #pragma unroll 1
-    for (int part = 0; part < 2 * k_blocks; ++part) {
+    for (int part = 2 * s.first; part < 2 * (s.first + s.count); ++part) {
       const uint32_t full = at.full + slot * 8, x = at.input + slot * kInputBytes + share * 128;
       barrier_wait(at.empty + slot * 8, phase);
       if (early > 0) --early;
@@ -155,54 +160,72 @@ __device__ void store(char* staging, const float (&sum)[kColumns / 2], const Fin
 
 // One warpgroup: its 64 rows of every tile of this block.
 __device__ __forceinline__ void work(const Pipeline& at, char* weights, char* staging, const float* weight_scale,
-                                     const float* bias, Out* out, int m, int n, int k_blocks) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int tiles = tile_count(m, n), stride = gridDim.x / kInputs;
+                                     const float* bias, Out* out, const Parts& parts, const Problem& p, int worker) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = uniform(warp) / 4;
+  Work work(p, worker);
   Steps self;
   self.full = uniform(at.full), self.empty = uniform(at.empty), self.input = uniform(tile_word(at.input));
-  self.lane = lane, self.group = warp / 4, self.k_blocks = k_blocks;
+  self.lane = lane, self.group = warp / 4;
   self.weights = weights + warp / 4 * kPart + warp % 4 * 512 + lane * 16;
   self.powers = weights + warp / 4 * kPart + kCodes + (warp % 4 * 8 + lane / 4) * 8;
-#if KT_SCALES == 1
-  const auto scales_of = [&](int i) {
-    const int row = min(tile_at(min(i, tiles - 1), m, n).row / 128, (n + 127) / 128 - 1);
-    return weight_scale + static_cast<int64_t>(row) * k_blocks;
-  };
-  self.next_scales = scales_of(blockIdx.x / kInputs);
-#endif
 #if KT_SCALES == 1 && !KT_RESCALE
-  self.turns = ((tiles - 1 - static_cast<int>(blockIdx.x) / kInputs) / stride + 1) * k_blocks * kSlices;
+  self.turns = work.left(p) * kSlices;
+#endif
+  Segment next = {};
+  bool more = work.next(p, next);
+#if KT_SCALES == 1
+  const auto scales_of = [&](const Segment& s) {
+    const int row = min(tile_at(p, s.tile).row / 128, (p.n + 127) / 128 - 1);
+    return weight_scale + static_cast<int64_t>(row) * p.k_blocks + s.first;
+  };
+  self.next_scales = scales_of(next);
 #endif
   wait_for_previous();  // every thread that reads what was written for this call, and writes, has waited itself
-  self.begin();         // the grid is never larger than the tiles
+  if (more) self.begin();
   int position = 0;
-  for (int i = blockIdx.x / kInputs; i < tiles; i += stride) {
-    const Tile tile = tile_at(i, m, n);
+  while (more) {
+    const Segment s = next;
+    more = work.next(p, next);
+    const Tile tile = tile_at(p, s.tile);
     const int row = tile.row + warp * 16;
-    self.last_tile = i + stride >= tiles;
+    self.last_tile = !more, self.k_blocks = s.count;
 #if KT_SCALES == 1
-    self.scales = self.next_scales, self.next_scales = scales_of(i + stride);
+    self.scales = self.next_scales, self.next_scales = scales_of(next);
 #endif
     sum_tile(self, position);
-    if (row >= n) continue;
     Finish finish;
+#if KT_SCALES == 1 && KT_RESCALE
+    finish.scale[0] = finish.scale[1] = self.last;
+#endif
+    if (s.tile < p.divided) {
+#if KT_SCALES == 1 && KT_RESCALE
+#pragma unroll
+      for (int j = 0; j < kColumns / 2; ++j) self.sum[j] *= self.last;  // parts have units of their own
+      finish.scale[0] = finish.scale[1] = 1.0f;
+#endif
+      if (s.first > 0) {
+        parts.leave(group, self.sum);
+        continue;
+      }
+      parts.add(p, s, worker, kInputs, static_cast<int>(blockIdx.x) % kInputs, group, self.sum);
+    }
+    if (row >= p.n) continue;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
 #if KT_SCALES == 0
       finish.scale[half] = __ldg(weight_scale + row + half * 8 + lane / 4);
-#elif KT_SCALES == 1 && KT_RESCALE
-      finish.scale[half] = self.last;
 #endif
       if (bias != nullptr) finish.add[half] = bias[row + half * 8 + lane / 4];
     }
-    store(staging + warp * kStaged * 2, self.sum, finish, out + static_cast<int64_t>(tile.column) * n + row,
-          m - tile.column, n, lane);
+    store(staging + warp * kStaged * 2, self.sum, finish, out + static_cast<int64_t>(tile.column) * p.n + row,
+          p.m - tile.column, p.n, lane);
   }
 }
 
 extern "C" __global__ void __cluster_dims__(kInputs, 1, 1) __launch_bounds__(kConsumers + 128, 1)
 hopper_w8a16_wide(const __grid_constant__ TensorMap input, const char* weight, const float* weight_scale,
-                  const float* bias, Out* out, int m, int n, int k_blocks) {
+                  const float* bias, Out* out, float4* part_sums, uint32_t* part_flags, int m, int n, int k_blocks,
+                  int divided) {
   extern __shared__ char raw[];
   __shared__ alignas(8) uint64_t barriers[2 * kStages];
   const uint32_t misfit = shared_address(raw) % 1024;
@@ -211,6 +234,9 @@ hopper_w8a16_wide(const __grid_constant__ TensorMap input, const char* weight, c
   char* staging = weights + kStages * kWeightBytes;
   const Pipeline at = {shared_address(weights), shared_address(inputs), shared_address(barriers),
                        shared_address(barriers + kStages)};
+  const int across = (n + kRows * kInputs - 1) / (kRows * kInputs), up = (m + kColumns - 1) / kColumns;
+  const Problem p = {{k_blocks, across * up, divided, static_cast<int>(gridDim.x) / kInputs}, m, n};
+  const int worker = worker_of_block(p, kInputs);
   if (threadIdx.x == kConsumers) {
     prefetch_map(&input);
     for (int i = 0; i < kStages; ++i)
@@ -221,11 +247,11 @@ hopper_w8a16_wide(const __grid_constant__ TensorMap input, const char* weight, c
   if (kInputs > 1) cluster_sync();  // the barriers of the others are ready too
   if (threadIdx.x >= kConsumers) {
     give_registers<kGiven>();
-    if (threadIdx.x == kConsumers) produce(at, weight, &input, m, n, k_blocks);
+    if (threadIdx.x == kConsumers) produce(at, weight, &input, p, worker);
     __syncwarp();
   } else {
     take_registers<kTaken>();
-    work(at, weights, staging, weight_scale, bias, out, m, n, k_blocks);
+    work(at, weights, staging, weight_scale, bias, out, {part_sums, part_flags}, p, worker);
     __syncwarp();
   }
   if (kInputs > 1) cluster_sync();  // nobody leaves while others give stages back to it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 import torch
@@ -55,8 +55,11 @@ class Forced:
     choice: tuple[Any, ...]
 
 
-WIDE = tuple(Forced("hopper_w8a16", 300, (hopper_w8a16_variants.Wide(inputs),)) for inputs in (1, 2))
-"""The instances of hopper_w8a16_wide.cu, which no product of this size asks for."""
+WIDE = tuple(
+    Forced("hopper_w8a16", 300, (hopper_w8a16_variants.Wide(inputs, divide=divide),))
+    for inputs, divide in product((1, 2), (False, True))
+)
+"""The instances of hopper_w8a16_wide.cu, which no product of this size asks for, with whole tiles and divided ones."""
 
 
 @dataclass(frozen=True, slots=True)

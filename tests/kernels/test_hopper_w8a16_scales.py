@@ -26,7 +26,10 @@ CHIP = CudaChip("sm90", "sm_90a", 232448, (), 132)
 SHAPE = (400, 1056)
 BLOCKS = (4, 9)
 TORCH = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
-CHOICES = [None, Wide(1), Wide(2), Variant(2, 128, 4, 1), Variant(2, 128, 4, 3), Variant(1, 128, 4, 2)]
+CHOICES = [
+    *(None, Wide(1), Wide(2), Wide(1, divide=True), Wide(2, divide=True)),
+    *(Variant(2, 128, 4, 1), Variant(2, 128, 4, 3), Variant(1, 128, 4, 2)),
+]
 needs_hopper = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9, reason="needs a Hopper GPU"
 )
@@ -146,3 +149,37 @@ def test_scales_of_blocks_of_any_kind_are_within_the_bound(
             out = kernel.product(x, bias, choice)
             assert bool(out.isfinite().all())
             assert error_over_bound(out, reference, magnitudes, k, dtypes[1], "mma_f32") <= 1, (m, choice)
+
+
+@pytest.mark.gpu
+@needs_hopper
+@pytest.mark.parametrize("inputs", [1, 2])
+@pytest.mark.parametrize("kind", [BY_ROW, BY_BLOCK, RESCALED])
+@pytest.mark.parametrize(("n", "k"), [(2112, 2048), (1008, 1056), (256, 640)])
+def test_divided_tiles_are_within_the_bound_and_the_same_every_time(n: int, k: int, kind: int, inputs: int) -> None:
+    units = torch.cuda.get_device_properties(0).multi_processor_count
+    chip = cuda_chip(load_table().platforms["cuda"].architectures["sm90"], units)
+    weight = (torch.randn(n, k, device="cuda") * 3).to(torch.float8_e4m3fn)
+    blocks = (-(-n // 128), -(-k // 128))
+    scale = torch.rand(n, 1, device="cuda") if kind == BY_ROW else torch.rand(blocks, device="cuda") + 0.5
+    meant = weight.double() * scale.double() if kind == BY_ROW else wide(weight, scale)
+    granularity = "channel" if kind == BY_ROW else "block"
+    problem = Problem("w8a16_fp8", n=n, k=k, output="bf16", weight_granularity=granularity, m=1)
+    kernel = Kernel(problem, weight=weight, weight_scale=scale, chip=chip)
+    kernel.scales = kind
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    for m in (129, 300, 2000):
+        x = torch.randn(m, k, device="cuda").bfloat16()
+        found = [kernel.product(x, None, Wide(inputs, divide=True)) for _ in range(5)]
+        reference, magnitudes = x.double() @ meant.t(), x.double().abs() @ meant.abs().t()
+        assert error_over_bound(found[0], reference, magnitudes, k, "bf16", "mma_f32") <= 1
+        assert all(torch.equal(found[0], other) for other in found[1:])
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        captured = [kernel.product(x, None, Wide(inputs, divide=True)) for _ in range(3)]
+    for _ in range(2):
+        for out in captured:
+            out.fill_(torch.nan)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert all(torch.equal(found[0], out) for out in captured)

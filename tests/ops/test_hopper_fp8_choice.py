@@ -9,13 +9,12 @@ import torch
 
 from kerneltable.ops import hopper_fp8_block as op
 from kerneltable.ops.cuda_chip import CudaChip
-from kerneltable.ops.hopper import FITTING
+from kerneltable.ops.hopper import FITTING, MOST_PARTS, may_divide
 from kerneltable.ops.hopper_fp8_choice import (
     COLUMN_COSTS,
     FEW_ROWS,
     FIXED,
     INPUT,
-    MOST_PARTS,
     MOST_STAGES,
     NOTHING,
     PART_COLUMNS,
@@ -26,7 +25,6 @@ from kerneltable.ops.hopper_fp8_choice import (
     Parted,
     Stream,
     Tiled,
-    may_divide,
     tile_bytes,
     tiled,
     variant,

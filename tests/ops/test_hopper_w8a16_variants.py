@@ -12,7 +12,7 @@ from kerneltable.ops import hopper, hopper_w8a16
 from kerneltable.ops.cuda_chip import CudaChip, cuda_chip
 from kerneltable.ops.cuda_code import Instance, Product
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW
-from kerneltable.ops.hopper import FITTING
+from kerneltable.ops.hopper import FITTING, tiles_to_divide
 from kerneltable.ops.hopper_w8a16_variants import (
     RESCALED,
     SPLITS,
@@ -63,8 +63,11 @@ def test_a_launch_covers_the_product_and_every_part_of_k_has_work(m, n, k, asked
         launch = hopper_w8a16.prepare(m, n, k, scales, ("bf16", "bf16"), CHIP, 0)
         across, up, _ = launch.grid
         if isinstance(choice, Wide):
-            tiles = -(-n // (128 * choice.inputs)) * -(-m // 256)
-            assert across // choice.inputs <= min(tiles, 132 // choice.inputs)
+            tiles, workers = -(-n // (128 * choice.inputs)) * -(-m // 256), 132 // choice.inputs
+            assert across // choice.inputs == (workers if choice.divide else min(tiles, workers))
+            assert (launch.divided > 0, launch.part_bytes > 0) == (choice.divide, choice.divide)
+            assert (tiles - launch.divided) % workers == 0 or not choice.divide
+            assert not choice.divide or launch.divided * -(-k // 128) >= workers
             assert (across % choice.inputs, up, launch.block[0]) == (0, 1, 384)
             assert launch.box == (256 // choice.inputs, 64)
         else:
@@ -158,16 +161,35 @@ def test_parts_of_large_tiles_are_no_more_than_run_at_once(scales):
         assert blocks <= FITTING[found.split] * 132
 
 
-def test_where_a_chip_is_full_wide_tiles_take_over():
-    for scales in SCALES:
-        assert isinstance(variant(1024, 8192, 28672, scales, 132), Wide)
-        assert isinstance(variant(256, 8192, 28672, scales, 132), Variant)
-    for n, k in [(32768, 512), (10240, 5120)]:
-        assert all(isinstance(variant(256, n, k, scales, 132), Wide) for scales in SCALES)
-    for n, k in [(2112, 7168), (7168, 2048), (4096, 7168), (8192, 8192), (7168, 16384), (5120, 25600)]:
-        assert all(isinstance(variant(256, n, k, scales, 132), Variant) for scales in SCALES)
-    assert isinstance(variant(256, 24576, 1536, BY_ROW, 132), Wide)
-    assert isinstance(variant(256, 24576, 1536, BY_BLOCK, 132), Variant)
+@pytest.mark.parametrize("scales", SCALES)
+def test_where_a_chip_is_full_wide_tiles_take_over(scales):
+    for m, n, k in [(1024, 8192, 28672), (1024, 8192, 8192), (256, 32768, 512), (1024, 24576, 1536)]:
+        found = variant(m, n, k, scales, 132)
+        assert isinstance(found, Wide)
+        assert not found.divide
+    for n, k in [(2112, 7168), (7168, 2048), (4096, 7168), (8192, 8192)]:
+        assert isinstance(variant(256, n, k, scales, 132), Variant)
+    assert isinstance(variant(256, 8192, 28672, BY_ROW, 132), Variant)
+    assert isinstance(variant(256, 24576, 1536, BY_ROW, 132), Variant)
+
+
+@pytest.mark.parametrize("scales", SCALES)
+@pytest.mark.parametrize(
+    ("m", "n", "k", "divided"),
+    [(1024, 2112, 7168, 68), (256, 5120, 25600, 20), (1024, 5120, 25600, 80), (256, 10240, 5120, 80)],
+)
+def test_tiles_that_would_leave_the_chip_idle_are_divided_where_that_was_faster(m, n, k, divided, scales, asked):
+    found = variant(m, n, k, scales, 132)
+    assert found.divide
+    launch = hopper_w8a16.prepare(m, n, k, scales, ("bf16", "bf16"), CHIP, 0)
+    assert launch.divided == divided
+    assert launch.grid == (132, 1, 1)
+    assert launch.part_bytes == 132 * 128 * 256 * 4
+
+
+def test_a_last_wave_of_few_tiles_is_divided_together_with_the_one_before():
+    found = {tiles: tiles_to_divide(tiles, 132) for tiles in (17, 132, 133, 164, 165, 264)}
+    assert found == {17: 17, 132: 0, 133: 133, 164: 164, 165: 33, 264: 0}
 
 
 def test_functions_start_early_unless_the_choice_says_no(asked):

@@ -15,7 +15,7 @@ import torch
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, POINTER, Function, TensorMap
-from kerneltable.ops.hopper import DTYPE_CODES, ceil_div, map_of, output_of, tensor_map
+from kerneltable.ops.hopper import DTYPE_CODES, FLAGS, PARTS_BYTES, ceil_div, map_of, output_of, tensor_map
 from kerneltable.ops.hopper_fp8_choice import (
     DEPTH,
     FIXED,
@@ -33,8 +33,6 @@ SIZES = (INT32, INT32, INT32)
 STREAM_TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER, *SIZES)
 PARTED_TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, *SIZES)
 TILED_TYPES = (BY_VALUE, *PARTED_TYPES[:-3], POINTER, POINTER, *SIZES, INT32)
-WARPGROUPS = 2
-"""That multiply in a block of hopper_fp8_block.cu; each has a flag."""
 
 
 def instances(products: Iterable[Product], _input: str, output: str) -> Iterator[Instance]:
@@ -112,7 +110,7 @@ def prepare(m: int, n: int, k: int, output: str, chip: CudaChip, device: int, ch
     boxes = ((weight, DEPTH), (codes, DEPTH), (1, 128), _factors(columns))
     divided = tiles % most if choice.divide else 0
     blocks = members * (most if divided else min(most, tiles))
-    parts, flags = (blocks * 128 * columns * 4, WARPGROUPS * blocks) if divided else (0, 0)
+    parts, flags = (blocks * columns * PARTS_BYTES, blocks * FLAGS) if divided else (0, 0)
     return Launch(function, (blocks, 1, 1), (384, 1, 1), *boxes, divided, parts, flags, output)
 
 
@@ -144,7 +142,7 @@ def weight_scale_of(scale: torch.Tensor) -> WeightScale:
 
 def most_flags(chip: CudaChip) -> int:
     """Flags that any launch on a chip wants at most."""
-    return WARPGROUPS * chip.multiprocessors
+    return FLAGS * chip.multiprocessors
 
 
 def product(

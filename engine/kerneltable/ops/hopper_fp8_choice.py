@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from kerneltable.ops.hopper import FITTING
+from kerneltable.ops.hopper import FITTING, may_divide
 
 DEPTH = 128
 FEW_ROWS, SOME_ROWS = 64, 256
@@ -52,10 +52,6 @@ DIVIDING, DIVIDING_LONG, DISORDER = 15, 0.2, 1.02
 """For many rows, what dividing tiles along k costs: blocks (products of 128 x 128 x 128) for 128 columns of a tile,
 more for each block of k, and a share of everything, since tiles that share rows then run at different times. On six
 products the extra was 30 to 150 blocks."""
-
-MOST_PARTS = 4
-"""Into which a tile is divided, unless there are few tiles: one block adds them all, one after the other. Of 68 tiles
-for 66 pairs two would be left, in 33 parts each: 67 us where others take 32 (2112 x 7168, 1024 rows)."""
 
 CHUNK_BYTES = 128 * 64 * 2
 """Of 64 columns of a tile of the output, as hopper_fp8_block.cu stages them."""
@@ -150,12 +146,6 @@ def variant(m: int, n: int, k: int, multiprocessors: int) -> Choice:
     if m <= SOME_ROWS:
         return min(_timed(m, n, k, multiprocessors), key=lambda one: one[0])[1]
     return _tiled(m, n, blocks, multiprocessors // 2)
-
-
-def may_divide(tiles: int, pairs: int) -> bool:
-    """Whether the tiles of the last wave over so many pairs of blocks have few enough parts when divided."""
-    last = tiles % pairs
-    return last > 0 and (tiles < pairs or last * MOST_PARTS >= pairs)
 
 
 def _stream(columns: int, tiles: int, blocks: int, multiprocessors: int) -> Stream:

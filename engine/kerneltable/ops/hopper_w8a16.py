@@ -13,8 +13,9 @@ from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import load
 from kerneltable.ops.cuda_launch import Function, TensorMap
 from kerneltable.ops.fragment_tiles import DEPTH, EXACT_EXPONENTS
-from kerneltable.ops.hopper import ceil_div, map_of, output_of, tensor_map
+from kerneltable.ops.hopper import FLAGS, PARTS_BYTES, ceil_div, map_of, output_of, tensor_map, tiles_to_divide
 from kerneltable.ops.hopper_w8a16_variants import WIDE_COLUMNS, Variant, Wide, instance_of, variant
+from kerneltable.ops.stream_memory import memory_of
 
 BESIDE = 1024 + 256
 """Bytes of shared memory that a block takes beside what it asks for: the system's, and its barriers."""
@@ -29,12 +30,18 @@ weight may be; hopper_widened.cuh says why."""
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What is the same for every call with one number of rows: worked out once, looked up afterwards."""
+    """What is the same for every call with one number of rows: worked out once, looked up afterwards.
+
+    divided      tiles that are divided along k; None: no such instance
+    part_bytes   what blocks leave for each other, beside flags
+    """
 
     function: Function
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     box: tuple[int, int]
+    divided: int | None = None
+    part_bytes: int = 0
 
 
 @lru_cache(maxsize=65536)
@@ -46,10 +53,13 @@ def prepare(
     choice = choice or variant(m, n, k, scales, chip.multiprocessors)
     code = instance_of(choice, scales, *dtypes)
     if isinstance(choice, Wide):
-        units = ceil_div(n, 128 * choice.inputs) * ceil_div(m, WIDE_COLUMNS)
+        tiles = ceil_div(n, 128 * choice.inputs) * ceil_div(m, WIDE_COLUMNS)
+        workers = chip.multiprocessors // choice.inputs
+        divided = tiles_to_divide(tiles, workers) if choice.divide else 0
+        blocks = choice.inputs * (workers if divided else min(workers, tiles))
         function = load(replace(code, early=choice.early), chip, device)
-        grid = (choice.inputs * min(chip.multiprocessors // choice.inputs, units), 1, 1)
-        return Launch(function, grid, (384, 1, 1), (WIDE_COLUMNS // choice.inputs, 64))
+        part_bytes = blocks * WIDE_COLUMNS * PARTS_BYTES if divided else 0
+        return Launch(function, (blocks, 1, 1), (384, 1, 1), (WIDE_COLUMNS // choice.inputs, 64), divided, part_bytes)
     shared = chip.shared_bytes // choice.together - BESIDE if choice.together else 0
     code = replace(code, shared_bytes=max(code.shared_bytes, shared), early=choice.early)
     threads = 128 * choice.groups + (128 if choice.groups == 2 and choice.columns >= 128 else 32)
@@ -96,17 +106,30 @@ def product(
     out = output_of(m, n, dtypes[1], x.device)
     weights = (packed.data_ptr(), 0 if weight_scale is None else weight_scale.data_ptr())
     added = 0 if bias is None else bias.data_ptr()
-    start(launch, map_of(x, dtypes[0], launch.box), (*weights, added, out.data_ptr()), (m, n, ceil_div(k, DEPTH)))
+    addresses, sizes = (*weights, added, out.data_ptr()), (m, n, ceil_div(k, DEPTH))
+    start(launch, map_of(x, dtypes[0], launch.box), addresses, sizes, x.device)
     return out
 
 
-def start(launch: Launch, x: TensorMap, addresses: tuple[int, int, int, int], sizes: tuple[int, int, int]) -> None:
+def start(
+    launch: Launch, x: TensorMap, addresses: tuple[int, int, int, int], sizes: tuple[int, int, int],
+    device: torch.device,
+) -> None:  # fmt: skip
     """Launch.
 
     addresses   of the packed weight, its scales (0: none), the bias (0: none) and the output
     sizes       m, n, and blocks of k
+    device      where all of them are
     """
-    launch.function(launch.grid, launch.block, (*addresses, *sizes), (x.address,))
+    if launch.divided is None:
+        launch.function(launch.grid, launch.block, (*addresses, *sizes), (x.address,))
+    elif not launch.divided:
+        launch.function(launch.grid, launch.block, (*addresses, 0, 0, *sizes, 0), (x.address,))
+    else:
+        flags = memory_of(device, launch.grid[0] * FLAGS).now()
+        parts = torch.empty(launch.part_bytes, dtype=torch.uint8, device=device)
+        pointers = (*addresses, parts.data_ptr(), flags.data_ptr())
+        launch.function(launch.grid, launch.block, (*pointers, *sizes, launch.divided), (x.address,))
 
 
 @lru_cache(maxsize=4096)

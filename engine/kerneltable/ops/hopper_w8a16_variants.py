@@ -6,10 +6,12 @@ many keep the tensor cores busy (hopper_w8a16_wide.cu: blocks that stay). Figure
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 from kerneltable.ops.cuda_code import Instance, Product
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, POINTER
@@ -17,6 +19,7 @@ from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW, DEPTH, EXACT
 from kerneltable.ops.hopper import DTYPE_CODES, FITTING, ceil_div
 
 TYPES = (BY_VALUE, POINTER, POINTER, POINTER, POINTER, INT32, INT32, INT32)
+WIDE_TYPES = (*TYPES[:5], POINTER, POINTER, *TYPES[5:], INT32)
 
 STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4), 32: (6, 4, 3), 64: (4, 3)})
 """Columns -> stages of a block of which two, three ... share a multiprocessor: as many as its shared memory holds."""
@@ -45,11 +48,15 @@ NEIGHBOURS = 16
 
 WIDE_COLUMNS, WIDE_STAGES = 256, 5
 
-TIMES = MappingProxyType({BY_ROW: (0.8, 1.4), BY_BLOCK: (0.86, 1.65), RESCALED: (0.86, 1.55), BY_32: (0.87, 1.45)})
+TIMES = MappingProxyType({BY_ROW: (0.73, 1.4), BY_BLOCK: (0.86, 1.65), RESCALED: (0.81, 1.5), BY_32: (0.8, 1.45)})
 """What a scale covers -> microseconds for 128 of k of a tile of 128 x 128, and of one of 128 x 256 that stays."""
 
 AROUND = (3.5, 2.2)
 """Microseconds that such a tile takes beside."""
+
+DIVIDING, DISORDER, LEAST_RUN = 15.0, 1.02, 4
+"""What dividing tiles along k costs: microseconds, and a share of everything, since tiles that share rows then run at
+different times; and the fewest blocks of k of a multiprocessor's part."""
 
 LONG_WEIGHT = 100_000_000
 """Bytes from which two blocks fetch a common input tile, whatever m is; below, from LONG_INPUT rows on."""
@@ -77,10 +84,12 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Wide:
-    """An instance of hopper_w8a16_wide.cu; inputs blocks fetch a common input tile."""
+    """An instance of hopper_w8a16_wide.cu; inputs blocks fetch a common input tile. With `divide` the tiles of the last
+    wave are divided along k (no compile-time number)."""
 
     inputs: int
     early: bool = True
+    divide: bool = False
 
 
 def clusters(together: int, split: int, multiprocessors: int) -> int:
@@ -120,9 +129,14 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     split = _few_parts(parts, blocks, multiprocessors)
     each, wide = TIMES[scales]
     time = ceil_div(parts * split, multiprocessors) * (each * blocks / split + AROUND[0])
-    if time <= ceil_div(pairs * ceil_div(m, WIDE_COLUMNS), multiprocessors) * (wide * blocks + AROUND[1]):
+    inputs = 2 if m >= LONG_INPUT or n * k >= LONG_WEIGHT else 1
+    workers, tiles = multiprocessors // inputs, ceil_div(pairs, inputs) * ceil_div(m, WIDE_COLUMNS)
+    whole, divided = ceil_div(tiles, workers) * (wide * blocks + AROUND[1]), math.inf
+    if tiles % workers and tiles * blocks >= LEAST_RUN * workers:
+        divided = tiles / workers * wide * blocks * DISORDER + ceil_div(tiles, workers) * AROUND[1] + DIVIDING
+    if time <= min(whole, divided):
         return Variant(2, 128, 4, split)
-    return Wide(2 if m >= LONG_INPUT or n * k >= LONG_WEIGHT else 1)
+    return Wide(inputs, divide=divided < whole)
 
 
 def _large(columns: int, n: int, blocks: int, scales: int, multiprocessors: int) -> Variant | None:
@@ -171,18 +185,19 @@ def instance_of(choice: Variant | Wide, scales: int, dtype: str, output: str) ->
     covers = BY_BLOCK if scales == RESCALED else scales
     types = {"SCALES": covers, "IN": DTYPE_CODES[dtype], "OUT": DTYPE_CODES[output]}
     exponents = EXPONENT_BYTES if scales == BY_32 else 0
+    kinds: tuple[Any, ...]
     if isinstance(choice, Wide):
-        file = "hopper_w8a16_wide"
+        file, kinds = "hopper_w8a16_wide", WIDE_TYPES
         turns = int(scales == BY_BLOCK and choice.inputs == 1)
         numbers = {"INPUTS": choice.inputs, "TURNS": turns, "RESCALE": int(scales == RESCALED)}
         stage = 2 * (TILE_BYTES // 2 + exponents) + WIDE_COLUMNS * DEPTH
         shared = 1024 + WIDE_STAGES * stage + 8 * 64 * 16 * 2  # each of 8 warps turns round 64 x 16 results at a time
     else:
-        file = "hopper_w8a16"
+        file, kinds = "hopper_w8a16", TYPES
         numbers = {
             "GROUPS": choice.groups, "COLUMNS": choice.columns, "STAGES": choice.stages, "SPLIT": choice.split,
         }  # fmt: skip
         stage = stage_bytes(choice.groups, choice.columns, scales)
         shared = 1024 + max(choice.stages * stage, choice.columns * (64 * choice.groups + 4) * 4)
     defines = tuple((f"KT_{key}", value) for key, value in sorted((numbers | types).items()))
-    return Instance(f"cuda/{file}.cu", file, TYPES, shared, defines)
+    return Instance(f"cuda/{file}.cu", file, kinds, shared, defines)
