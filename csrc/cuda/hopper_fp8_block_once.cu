@@ -20,7 +20,8 @@ constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all o
 constexpr int kLanes = kDepth / kWidth, kUnits = kConsumers / kLanes, kBatch = 4;
 static_assert(kLanes <= 32, "lanes of a warp find the largest of a row and 128 columns, a unit");
 
-// What the blocks of a launch agree by: zeros before and after. Launches that use the same follow each other on a stream.
+// What the blocks of a launch agree by: zeros before and after. Launches that use the same follow each other on a stream,
+// and no other kernel writes there.
 struct Counters {
   uint32_t next;  // tickets given: each block gets one that is in vain, the last of which sets this to zero
   uint32_t done;  // shares that are quantized
@@ -97,25 +98,6 @@ __device__ __forceinline__ void wait_for_shares(Counters* counters, int shares) 
   copies_and_stores_in_order();
 }
 
-// One lane keeps the copies of up to kStages blocks of k in flight.
-struct Producer {
-  const Pipeline& at;
-  const TensorMap *input, *weight, *scale;
-  const Place& here;
-  int first;
-
-  __device__ __forceinline__ void fetch_weight(int i) const {
-    const int stage = i % kStages;
-    barrier_expect(at.full + stage * 8, kWeightBytes + kInputBytes + kScaleBytes);
-    copy_tile(at.weight + stage * kWeightBytes, weight, (first + i) * kDepth, here.row, at.full + stage * 8);
-  }
-  __device__ __forceinline__ void fetch_input(int i) const {
-    const int stage = i % kStages;
-    copy_tile(at.input + stage * kInputBytes, input, (first + i) * kDepth, here.column, at.full + stage * 8);
-    copy_tile(at.scale + stage * kScaleSlot, scale, here.column, first + i, at.full + stage * 8);
-  }
-};
-
 extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kConsumers + 32, kResident)
 hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
                       const __grid_constant__ TensorMap scale, const In* x, uint8_t* codes, float* scales,
@@ -131,7 +113,7 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
   const int early = min(count, kStages);
   const Producer self = {memory.at, &input, &weight, &scale, here, first};
 
-  // The one before has given all its tickets when this launch starts, see below.
+  // Before wait_for_previous(): a launch before this one has given all its tickets when this one starts, see below.
   if (threadIdx.x == 0) ticket = atomicInc(&counters->next, shares + gridDim.x - 1);
   if (threadIdx.x == kConsumers) {
     prefetch_map(&weight), prefetch_map(&input), prefetch_map(&scale);
@@ -149,10 +131,7 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
       wait_for_shares(counters, shares);
       for (int i = 0; i < early; ++i) self.fetch_input(i);
       if (atomicInc(&counters->left, gridDim.x - 1) == gridDim.x - 1) counters->done = 0;
-      for (int i = early; i < count; ++i) {
-        barrier_wait(memory.at.empty + i % kStages * 8, (i / kStages - 1) & 1);
-        self.fetch_weight(i), self.fetch_input(i);
-      }
+      self.fetch_from(early, count);
     }
     __syncwarp();
   } else {

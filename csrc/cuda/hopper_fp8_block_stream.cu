@@ -7,31 +7,6 @@ constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all o
 
 #include "hopper_stream.cuh"
 
-// One lane keeps the copies of up to kStages blocks of k in flight.
-__device__ void produce(const Pipeline& at, const TensorMap* weight, const TensorMap* input, const TensorMap* scale,
-                        const Place& here, int first, int count) {
-  auto fetch_weight = [&](int i) {
-    const int stage = i % kStages;
-    barrier_expect(at.full + stage * 8, kWeightBytes + kInputBytes + kScaleBytes);
-    copy_tile(at.weight + stage * kWeightBytes, weight, (first + i) * kDepth, here.row, at.full + stage * 8);
-  };
-  auto fetch_input = [&](int i) {
-    const int stage = i % kStages;
-    copy_tile(at.input + stage * kInputBytes, input, (first + i) * kDepth, here.column, at.full + stage * 8);
-    copy_tile(at.scale + stage * kScaleSlot, scale, here.column, first + i, at.full + stage * 8);
-  };
-  const int early = min(count, kStages);
-  for (int i = 0; i < early; ++i) fetch_weight(i);  // it was there before the kernel that makes the input
-  wait_for_previous();
-  let_next_start();
-  for (int i = 0; i < early; ++i) fetch_input(i);
-  for (int i = early; i < count; ++i) {
-    barrier_wait(at.empty + i % kStages * 8, (i / kStages - 1) & 1);
-    fetch_weight(i);
-    fetch_input(i);
-  }
-}
-
 extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kConsumers + 32, kResident)
 hopper_fp8_block_stream(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
                         const __grid_constant__ TensorMap scale, const float* weight_scale, const float* bias, Out* out,
@@ -52,7 +27,15 @@ hopper_fp8_block_stream(const __grid_constant__ TensorMap input, const __grid_co
 
   Neighbours neighbours;
   if (threadIdx.x >= kConsumers) {
-    if (threadIdx.x == kConsumers) produce(memory.at, &weight, &input, &scale, here, first, count);
+    if (threadIdx.x == kConsumers) {
+      const Producer self = {memory.at, &input, &weight, &scale, here, first};
+      const int early = min(count, kStages);
+      for (int i = 0; i < early; ++i) self.fetch_weight(i);  // it was there before the kernel that makes the input
+      wait_for_previous();
+      let_next_start();
+      for (int i = 0; i < early; ++i) self.fetch_input(i);
+      self.fetch_from(early, count);
+    }
     __syncwarp();
   } else {
     wait_for_previous();

@@ -102,6 +102,35 @@ __device__ __forceinline__ Place place_of_block() {
           static_cast<int>(blockIdx.x % kSplit)};
 }
 
+// One lane keeps the copies of up to kStages blocks of k in flight, of quantized inputs that lie in memory.
+struct Producer {
+  const Pipeline& at;
+  const TensorMap *input, *weight, *scale;
+  const Place& here;
+  int first;  // block of k
+
+  __device__ __forceinline__ void fetch_weight(int i) const {
+    const int stage = i % kStages;
+    barrier_expect(at.full + stage * 8, kWeightBytes + kInputBytes + kScaleBytes);
+    copy_tile(at.weight + stage * kWeightBytes, weight, (first + i) * kDepth, here.row, at.full + stage * 8);
+  }
+
+  __device__ __forceinline__ void fetch_input(int i) const {
+    const int stage = i % kStages;
+    copy_tile(at.input + stage * kInputBytes, input, (first + i) * kDepth, here.column, at.full + stage * 8);
+    copy_tile(at.scale + stage * kScaleSlot, scale, here.column, first + i, at.full + stage * 8);
+  }
+
+  // What there are no free stages for at the beginning.
+  __device__ __forceinline__ void fetch_from(int early, int count) const {
+    for (int i = early; i < count; ++i) {
+      barrier_wait(at.empty + i % kStages * 8, (i / kStages - 1) & 1);
+      fetch_weight(i);
+      fetch_input(i);
+    }
+  }
+};
+
 // What the threads below kConsumers do: all products of the block, to its partial sums in shared memory.
 __device__ void multiply(const Memory& memory, const float* weight_scale, const Place& here, int n, int k_blocks, int first,
                          int count) {

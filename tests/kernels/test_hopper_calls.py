@@ -11,7 +11,7 @@ from recorded_launches import MEMORY, Driver, apart
 
 from kerneltable.kernels import hopper_fp8_block, hopper_w8a16
 from kerneltable.model import Problem
-from kerneltable.ops import cuda_quantize, hopper, stream_locks
+from kerneltable.ops import cuda_quantize, hopper, stream_memory
 from kerneltable.ops import hopper_fp8_block as fp8_op
 from kerneltable.ops import hopper_fp8_fused as fused_op
 from kerneltable.ops import hopper_fp8_once as once_op
@@ -167,7 +167,7 @@ def test_each_stream_has_counters_of_its_own_which_layers_share(
     kernels, x, streams = [fp8_kernel(), fp8_kernel()], torch.randn(9, K).bfloat16(), (1, 2, 1)
     seen = []
     for driver.stream in streams:
-        monkeypatch.setattr(stream_locks, "current_stream", lambda device: driver.stream)
+        monkeypatch.setattr(stream_memory, "current_stream", lambda device: driver.stream)
         for kernel in kernels:
             kernel(x, None)
             seen.append(driver.launched[-1][3][3])
@@ -180,8 +180,8 @@ def test_on_more_streams_than_memory_is_kept_for_calls_are_two_launches(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel, x, driver.stream = fp8_kernel(), torch.randn(9, K).bfloat16(), 3
-    monkeypatch.setattr(stream_locks, "MOST_STREAMS", 0)
-    monkeypatch.setattr(stream_locks, "current_stream", lambda device: 1 << 60)
+    monkeypatch.setattr(stream_memory, "MOST_STREAMS", 0)
+    monkeypatch.setattr(stream_memory, "current_stream", lambda device: 1 << 60)
     kernel(x, None)
     assert [one.name for one, *_ in driver.launched] == ["quantize_block", "hopper_fp8_block_stream"]
 

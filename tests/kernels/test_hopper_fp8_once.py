@@ -13,7 +13,7 @@ from hopper_layers import DTYPES, ON_HOPPER, assert_same_bits, inputs, layer
 from kerneltable.kernels import hopper_fp8_block
 from kerneltable.kernels.hopper_fp8_block import Kernel, Once
 from kerneltable.ops import hopper_fp8_once as op
-from kerneltable.ops.stream_locks import StreamLocks
+from kerneltable.ops.stream_memory import StreamMemory
 
 PAUSE = 20_000
 """Cycles before an input is written: longer than a launch takes."""
@@ -26,14 +26,14 @@ pytestmark = ON_HOPPER
 
 @pytest.fixture(autouse=True)
 def counters_are_zero_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    made: list[StreamLocks] = []
-    locks_of = hopper_fp8_block.locks_of
+    made: list[StreamMemory] = []
+    memory_of = hopper_fp8_block.memory_of
 
-    def noted(*arguments: Any) -> StreamLocks:
-        made.append(locks_of(*arguments))
+    def noted(*arguments: Any) -> StreamMemory:
+        made.append(memory_of(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(hopper_fp8_block, "locks_of", noted)
+    monkeypatch.setattr(hopper_fp8_block, "memory_of", noted)
     yield
     torch.cuda.synchronize()
     memories = [memory for locks in made for memory in locks.known.values()]

@@ -21,7 +21,7 @@ from kerneltable.ops.cuda_quantize import prepare, quantize_block_by_column, qua
 from kerneltable.ops.cuda_vectors import Launch, readable, width_of
 from kerneltable.ops.hopper import ceil_div, map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, Choice, Tiled
-from kerneltable.ops.stream_locks import eager_stream, locks_of
+from kerneltable.ops.stream_memory import eager_stream, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.wide_bias import WideBias
 
@@ -97,7 +97,7 @@ class Kernel:
         self._blocks = ceil_div(problem.k, DEPTH)
         self._bias = WideBias()
         self._width = width_of(problem.input, DEPTH)
-        self._locks = locks_of(weight.device, once_op.words(problem.k))
+        self._locks = memory_of(weight.device, once_op.words(problem.k))
         self._calls: dict[int, Call | Fused | Once] = {}
         quantizer(problem.input, self.chip, weight.device.index or 0, problem.k)
         for m in ROWS if problem.m is None else (problem.m,):

@@ -151,10 +151,10 @@ def load_function(
         raise KernelUnavailable(f"{name}: needs the package cuda-bindings: {error}") from error
     with torch.cuda.device(device):
         torch.cuda.synchronize()  # makes the context
-        module = _checked(driver.cuModuleLoadData(cubin), f"{name}: cuModuleLoadData on device {device}")
-        handle = _checked(driver.cuModuleGetFunction(module, name.encode()), f"{name}: cuModuleGetFunction")
+        module = checked(driver.cuModuleLoadData(cubin), f"{name}: cuModuleLoadData on device {device}")
+        handle = checked(driver.cuModuleGetFunction(module, name.encode()), f"{name}: cuModuleGetFunction")
         limit = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        _checked(
+        checked(
             driver.cuFuncSetAttribute(handle, limit, shared_bytes), f"{name}: {shared_bytes} bytes of shared memory"
         )
     stream_of = torch._C._cuda_getCurrentRawStream
@@ -172,10 +172,10 @@ def own_context(device: int) -> Iterator[None]:
     from cuda.bindings import driver
 
     what = f"the context of device {device}"
-    place = _checked(driver.cuDeviceGet(device), what)
-    context = _checked(driver.cuDevicePrimaryCtxRetain(place), what)
-    alone = not int(_checked(driver.cuCtxGetCurrent(), what))
-    _checked(driver.cuCtxPushCurrent(context), what)
+    place = checked(driver.cuDeviceGet(device), what)
+    context = checked(driver.cuDevicePrimaryCtxRetain(place), what)
+    alone = not int(checked(driver.cuCtxGetCurrent(), what))
+    checked(driver.cuCtxPushCurrent(context), what)
     try:
         yield
     finally:
@@ -212,7 +212,7 @@ def error_name(status: int) -> str:
         return f"CUresult {status}"
 
 
-def _checked(answer: tuple[Any, ...], what: str) -> Any:
+def checked(answer: tuple[Any, ...], what: str) -> Any:
     status, *values = answer
     if int(status):
         raise KernelUnavailable(f"{what}: {status.name}")

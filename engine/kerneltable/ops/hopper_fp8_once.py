@@ -33,7 +33,10 @@ one (H200, ten weights of three models at 8 to 64 rows, 2026-11-22; 0.83 to 1.06
 
 
 def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
-    """What cuda_instances asks: every instance for these products and dtypes of input and output."""
+    """What cuda_instances asks: every instance for these products and dtypes of input and output.
+
+    Of larger weights than MOST_BYTES too: `usual` products stand for smaller ones between them.
+    """
     choices = (variant.__wrapped__(*product) for product in products if product.m > FUSED_ROWS)
     yield from dict.fromkeys(instance_of(one, input, output) for one in choices if isinstance(one, Stream))
 
@@ -95,17 +98,18 @@ class Place:
 
     addresses   of codes, scales and counters
     padded      scales of a block of k
-    maps        addresses of the maps of codes, weight and scales
+    maps        addresses of the maps of codes, weight and scales, and these, which keep them there
     """
 
     addresses: tuple[int, int, int]
     padded: int
-    maps: tuple[int, int, int]
+    maps: tuple[int, ...]
+    held: tuple[TensorMap, ...]
 
 
 def place(memory: int, scratch: Scratch, weight: TensorMap) -> Place:
     """The place in a stream's memory, of `words` words. Launches on a stream follow each other, so all may use it."""
     codes = memory + COUNTER_BYTES
     of_codes, of_scales = scratch.maps(codes)
-    maps = (of_codes.address, weight.address, of_scales.address)
-    return Place((codes, codes + scratch.scales, memory), scratch.padded, maps)
+    held = (of_codes, weight, of_scales)
+    return Place((codes, codes + scratch.scales, memory), scratch.padded, tuple(one.address for one in held), held)

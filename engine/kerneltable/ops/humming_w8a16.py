@@ -13,7 +13,7 @@ import torch
 
 from kerneltable.errors import KernelUnavailable
 from kerneltable.ops.installed import library_function
-from kerneltable.ops.stream_locks import StreamLocks
+from kerneltable.ops.stream_memory import StreamMemory
 from kerneltable.ops.torch_fp8 import has_nan_codes
 
 GROUP = 128
@@ -31,7 +31,7 @@ class Packed:
     forward: Callable[..., torch.Tensor]
     config: Any
     tensors: Mapping[str, torch.Tensor]
-    locks: StreamLocks
+    locks: StreamMemory
 
 
 def pack(weight: torch.Tensor, scale: torch.Tensor, granularity: str | None, dtype: torch.dtype) -> Packed:
@@ -68,7 +68,7 @@ def pack(weight: torch.Tensor, scale: torch.Tensor, granularity: str | None, dty
         )
     except (TypeError, AssertionError, ValueError) as error:
         raise KernelUnavailable(f"humming: does not take this layer: {error or type(error).__name__}") from error
-    return Packed(forward, config, tensors, StreamLocks(weight.device, LOCKS))
+    return Packed(forward, config, tensors, StreamMemory(weight.device, LOCKS))
 
 
 def pack_scale(scale: torch.Tensor, granularity: str | None, n: int, dtype: torch.dtype) -> torch.Tensor:

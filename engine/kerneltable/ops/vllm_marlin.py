@@ -14,7 +14,7 @@ import torch
 
 from kerneltable.errors import KernelUnavailable
 from kerneltable.ops.installed import argument_names, library_op
-from kerneltable.ops.stream_locks import StreamLocks
+from kerneltable.ops.stream_memory import StreamMemory
 from kerneltable.ops.torch_fp8 import has_nan_codes
 
 GEMM = ("_C::marlin_gemm", "_C::gptq_marlin_gemm")
@@ -43,7 +43,7 @@ class Packed:
     op: Any
     weight: torch.Tensor
     scale: torch.Tensor
-    locks: StreamLocks
+    locks: StreamMemory
     fixed: dict[str, Any]
 
 
@@ -133,6 +133,6 @@ def _fixed_arguments(op: Any, n: int, k: int) -> dict[str, Any]:
     return fixed
 
 
-def _locks(device: torch.device) -> StreamLocks:
+def _locks(device: torch.device) -> StreamMemory:
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    return StreamLocks(device, processors)
+    return StreamMemory(device, processors)

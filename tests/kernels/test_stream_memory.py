@@ -12,8 +12,8 @@ import torch
 
 from kerneltable.kernels import registry
 from kerneltable.model import Problem
-from kerneltable.ops import stream_locks
-from kerneltable.ops.stream_locks import MOST_STREAMS, StreamLocks
+from kerneltable.ops import stream_memory
+from kerneltable.ops.stream_memory import MOST_STREAMS, StreamMemory
 from kerneltable.run.layer_data import random_layer
 from kerneltable.select import complete
 from kerneltable.table import load_table
@@ -27,7 +27,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 def called(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A bound kernel, `given`: the counters of each call in order, and `stream`: where calls go, None for a capture."""
     found = SimpleNamespace(given=[], stream=0)
-    monkeypatch.setattr(stream_locks, "current_stream", lambda device: found.stream)
+    monkeypatch.setattr(stream_memory, "current_stream", lambda device: found.stream)
 
     def marlin(a: torch.Tensor, *rest: Any) -> torch.Tensor:
         found.given.append(rest[9])
@@ -82,9 +82,9 @@ def test_counters_made_in_inference_mode_can_be_written_outside(called: Any) -> 
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    locks = StreamLocks(torch.device("cpu"), 8)
+    locks = StreamMemory(torch.device("cpu"), 8)
     for stream in range(MOST_STREAMS + 50):
-        monkeypatch.setattr(stream_locks, "current_stream", lambda device, stream=stream: stream)
+        monkeypatch.setattr(stream_memory, "current_stream", lambda device, stream=stream: stream)
         assert locks.now().tolist() == [0] * 8
     assert len(locks.known) == MOST_STREAMS
 
@@ -93,7 +93,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @gpu
 def test_real_streams_and_captures_of_a_gpu_are_told_apart() -> None:
     place = torch.device("cuda", torch.cuda.current_device())
-    locks, sides = StreamLocks(place, 132), [torch.cuda.Stream() for _ in range(2)]
+    locks, sides = StreamMemory(place, 132), [torch.cuda.Stream() for _ in range(2)]
     seen = [memory(locks.now())]
     for side in sides:
         with torch.cuda.stream(side):

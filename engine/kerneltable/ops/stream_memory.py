@@ -1,8 +1,8 @@
-"""Counters in device memory by which the blocks of one launch agree; launches that can overlap never share them.
+"""Memory that the launches on one stream share, zero between them: counters by which the blocks of a launch agree.
 
-Kernels of other libraries (Marlin, humming) leave their counters at zero when they end. Calls on one stream follow each
-other and may share counters; two streams may not. A CUDA graph can be replayed on any stream, beside anything, so each
-call that is captured has counters of its own: the graph zeroes them, and its memory pool holds them.
+Kernels leave their counters at zero when they end. Launches on one stream follow each other and may share them; those
+on two streams may not. A CUDA graph can be replayed on any stream, beside anything, so each call that is captured has
+counters of its own: the graph zeroes them, and its memory pool holds them.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ from functools import cache
 import torch
 
 from kerneltable.ops.cuda_launch import Function
+from kerneltable.ops.cuda_memory import own_zeros
 
 MOST_STREAMS = 256
-"""Streams that a layer remembers counters for; calls on further ones get theirs anew each time."""
+"""Streams that memory is kept for; calls on further ones get theirs anew each time, or do without."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StreamLocks:
-    """Counters of one layer, or of a device: int32 zeros, [count] for each stream that it runs on."""
+class StreamMemory:
+    """Memory of one layer, or of all that share it: int32, [count] for each stream that it runs on, zero at first."""
 
     device: torch.device
     count: int
     known: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def now(self) -> torch.Tensor:
-        """[count] int32 zeros for a launch on the current stream, ready when the launch gets its turn there."""
+        """[count] int32 zeros for a launch on the current stream, ready when the launch before it there has ended."""
         found = self.kept()
         return self._zeros() if found is None else found
 
     def kept(self) -> torch.Tensor | None:
-        """Those of the current stream, the same ones each time; None while a graph is captured, and on further
-        streams than MOST_STREAMS."""
+        """Those of the current stream, the same ones each time, ready at once; None while a graph is captured, and on
+        further streams than MOST_STREAMS."""
         stream = current_stream(self.device)
         if stream is None or (stream not in self.known and len(self.known) >= MOST_STREAMS):
             return None
         found = self.known.get(stream)
-        return self.known.setdefault(stream, self._zeros()) if found is None else found
+        return self.known.setdefault(stream, own_zeros(self.count, self.device)) if found is None else found
 
     def _zeros(self) -> torch.Tensor:
         with torch.inference_mode(False):  # kernels write to them, in and out of inference mode
@@ -64,6 +65,6 @@ def eager_stream(function: Function) -> int | None:
 
 
 @cache
-def locks_of(device: torch.device, count: int) -> StreamLocks:
-    """The counters that all layers of a device share, each stream its own."""
-    return StreamLocks(device, count)
+def memory_of(device: torch.device, count: int) -> StreamMemory:
+    """The memory that all layers of a device share, each stream its own."""
+    return StreamMemory(device, count)
