@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -57,18 +58,67 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones(capsys):
     assert "fp8_block_w8a8" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--kernel", "cpu_fp9"], "there is no kernel 'cpu_fp9'; did you mean 'cpu_fp8'?"),
+        (["--against", "cpu_fp9"], "there is no kernel 'cpu_fp9'; did you mean 'cpu_fp8'?"),
+        (["--against", "matmul_16bits"], "did you mean 'matmul_16bit'?"),
+        (["--against", "deepgemm_fp8_block"], "--against deepgemm_fp8_block: it is not timed here: it is in no route"),
+        (["--kernel", "cpu_fp8", "--against", "reference"], "--kernel leaves it out; name it there too"),
+        (["--shapes", "600000x600000"], "--shapes 600000x600000: at m=1 wanted at least 2,682 GiB"),
+        (["--shapes", "2000000000x2000000000"], "--shapes 2000000000x2000000000: at m=1 wanted at least"),
+        (["--shapes", "64x64", "--m", "2000000000"], "--shapes 64x64: at m=2000000000 wanted at least 954 GiB"),
+        (["--plot", "/nonexistent/a.png"], "--plot: /nonexistent/a.png cannot be written: there is no folder"),
+        (["--host", "--plot", "a.png"], "bench --plot: --host has no use for it"),
+        (["--host", "--against", "others"], "bench --against: --host has no use for it"),
+        (["--host", "--kernel", "cpu_fp9"], "did you mean 'cpu_fp8'?"),
+        (["--host", "--shapes", "600000x600000"], "--shapes 600000x600000: at m=64 wanted at least"),
+    ],
+)
+def test_what_cannot_be_timed_is_said_in_one_line_before_anything_is(capsys, monkeypatch, arguments, text):
+    monkeypatch.setattr("kerneltable.run.timing.room.memory_of", lambda where: 64 << 30)
+    monkeypatch.setattr("kerneltable.run.timing.bench.bench_size", None)
+    monkeypatch.setattr("kerneltable.run.timing.host_time.host_times", None)
+    assert main(["bench", "mxfp8", "--m", "1", *arguments] if "--host" not in arguments else
+                ["bench", "mxfp8", *arguments]) == 2  # fmt: skip
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert text in printed.err
+
+
+def test_a_plot_without_matplotlib_is_refused_before_anything_is_timed(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("kerneltable.run.timing.bench.bench_size", None)
+    assert main([*SMALL, "--plot", "a.png"]) == 2
+    assert "--plot needs matplotlib: pip install 'kerneltable[plot]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", [[], ["--host"]])
+def test_tensors_that_torch_cannot_make_are_said_in_one_line(capsys, monkeypatch, host):
+    def full(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0.\nDefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("torch.randn", full)
+    assert main([*SMALL, *host]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ("" if not host else printed.out)
+    assert printed.err.count("\n") == 1
+    assert "--shapes 256x256: its random tensors cannot be made on cpu: RuntimeError: [enforce fail" in printed.err
+
+
 def test_models_and_sizes_are_read_each_once():
     assert parse_shapes("qwen3-32b,128x256,10240x5120") == [(10240, 5120), (5120, 25600), (128, 256)]
     assert len(parse_shapes("all")) == sum(map(len, SHAPES.values()))
 
 
-@pytest.mark.parametrize("text", ["gpt", "128", "0x128", "12x", "axb", ""])
+@pytest.mark.parametrize("text", ["gpt", "128", "0x128", "12x", "axb", "", "2147483648x1", "²x1", "1x99999999999999"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ProblemError, match="--shapes"):
         parse_shapes(text)
 
 
-@pytest.mark.parametrize("text", ["0", "a", "1,,2", "-1"])
+@pytest.mark.parametrize("text", ["0", "a", "1,,2", "-1", "2147483648", "²"])
 def test_what_is_no_number_of_rows_is_refused(text):
     with pytest.raises(ProblemError, match="--m"):
         parse_rows(text)

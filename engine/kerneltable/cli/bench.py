@@ -8,7 +8,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.bench_text import text_lines
-from kerneltable.cli.options import add_format, add_layers, table_of
+from kerneltable.cli.options import add_format, add_layers, check_kernels, table_of
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.errors import ProblemError
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MODEL_SHAPES = "deepseek-v3"
 HOST_ROWS, HOST_SHAPES = (1, 64), "1024x1024"
 """What a call costs the processor does not depend on the size of the weight: a small one, done at once."""
+
+OTHERS = "others"
+"""In the place of a peer: the fastest kernel that the table does not choose, cell by cell."""
 
 TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
 
@@ -63,6 +66,10 @@ def run(args: Namespace) -> int:
     """0 when every kernel that ran was within its bound, else 1."""
     if args.host:
         return host(args)
+    if args.plot:
+        from kerneltable.cli.bench_plot import check_plot
+
+        check_plot(args.plot)
     report = measure(args)
     timings: list[Timing] = report["timings"]
     if args.format == "json":
@@ -89,11 +96,14 @@ def measure(args: Namespace) -> dict[str, Any]:
     from kerneltable.model import Problem
     from kerneltable.run.timing.bench import ROWS, bench_size, kernels_of, left_out
     from kerneltable.run.timing.clock import fp8_product_rate, memory_rate, product_rate
+    from kerneltable.run.timing.room import check_room
 
     bench = bench_of(args)
     table, device, problem, where = bench.table, bench.device, bench.problem, bench.where
     sizes = parse_shapes(args.shapes or MODEL_SHAPES)
     rows = parse_rows(args.m) if args.m else ROWS if where.type == "cuda" else ROWS[:7]
+    check_room(sizes, max(rows), where)
+    _check_peers(args, bench)
     timings: list[Timing] = []
     others: dict[str, str] = {}
     for place, (n, k) in enumerate(sizes):
@@ -119,18 +129,20 @@ def measure(args: Namespace) -> dict[str, Any]:
 def bench_of(args: Namespace) -> Bench:
     """What all sizes share: the table, this machine, the scheme's problem.
 
-    errors    ProblemError for a scheme that the table does not have
+    errors    ProblemError for a scheme or a kernel that the table does not have
     """
     import torch
 
     from kerneltable.model import Problem
     from kerneltable.run.probe import current_device
-    from kerneltable.run.timing.bench import Bench
+    from kerneltable.run.timing.bench import PEER, Bench
 
     table = table_of(args)
-    device = current_device(table)
     if args.scheme not in table.schemes:
         raise ProblemError(f"there is no scheme '{args.scheme[:80]}'; the table has {', '.join(table.schemes)}")
+    check_kernels(args.kernel, table)
+    check_kernels(args.against, table, (PEER, OTHERS))
+    device = current_device(table)
     problem = Problem(
         args.scheme, n=1, k=1, input=args.input, output=args.input,
         weight_granularity=args.weight_granularity, input_granularity=args.input_granularity,
@@ -138,19 +150,41 @@ def bench_of(args: Namespace) -> Bench:
     return Bench(table, device, problem, torch.device(TORCH_DEVICES.get(device.platform, "cpu")))
 
 
+def _check_peers(args: Namespace, bench: Bench) -> None:
+    """ProblemError for a kernel of --against that is not timed here, before the others are."""
+    from kerneltable.run.timing.bench import PEER, kernels_of, left_out
+
+    timed = kernels_of(bench.table, bench.device, bench.problem, tuple(args.kernel))
+    others = left_out(bench.table, bench.device, bench.problem, timed)
+    for peer in args.against:
+        if peer not in (*timed, PEER, OTHERS):
+            why = others.get(peer, f"it is in no route of {args.scheme} on {bench.device.platform}")
+            why = "--kernel leaves it out; name it there too" if args.kernel else why
+            raise ProblemError(f"--against {peer}: it is not timed here: {why}")
+
+
 def host(args: Namespace) -> int:
-    """Host times of eager calls, see cli/bench_host.py."""
+    """Host times of eager calls, see cli/bench_host.py.
+
+    errors    ProblemError for options that say nothing about host times
+    """
     from kerneltable.cli import bench_host
     from kerneltable.model import Problem
     from kerneltable.run.timing.bench import kernels_of
+    from kerneltable.run.timing.room import check_room
 
+    for option, given in (("--against", args.against), ("--plot", args.plot)):
+        if given:
+            raise ProblemError(f"bench {option}: --host has no use for it; leave one of them out")
     bench = bench_of(args)
+    shapes = parse_shapes(args.shapes or HOST_SHAPES)
+    rows = parse_rows(args.m) if args.m else HOST_ROWS
+    check_room(shapes, max(rows), bench.where)
     sizes = [
         (n, k, kernels_of(bench.table, bench.device, Problem(**{**vars_of(bench.problem), "n": n, "k": k}),
                           tuple(args.kernel)))
-        for n, k in parse_shapes(args.shapes or HOST_SHAPES)
+        for n, k in shapes
     ]  # fmt: skip
-    rows = parse_rows(args.m) if args.m else HOST_ROWS
     return bench_host.run(bench, sizes, rows, args.format, _show_progress)
 
 
@@ -173,19 +207,25 @@ def parse_shapes(text: str) -> list[tuple[int, int]]:
         elif part in SHAPES:
             found += SHAPES[part]
         else:
-            n, _, k = part.lower().partition("x")
-            if not (n.isdigit() and k.isdigit() and int(n) and int(k)):
-                raise ProblemError(f"--shapes: '{part[:40]}' is neither NxK nor one of all, {', '.join(SHAPES)}")
-            found.append((int(n), int(k)))
+            n, _, k = map(_number, part.lower().partition("x"))
+            if not (n and k):
+                known = ", ".join(SHAPES)
+                raise ProblemError(f"--shapes: '{part[:40]}' is neither NxK (below 2^31 each) nor one of all, {known}")
+            found.append((n, k))
     return list(dict.fromkeys(found))
 
 
 def parse_rows(text: str) -> tuple[int, ...]:
-    """ "1,16,64" as numbers; ProblemError when one is not a number above 0."""
-    parts = text.split(",")
-    if not all(part.isdigit() and int(part) for part in parts):
-        raise ProblemError(f"--m: wanted numbers above 0 separated by commas; found '{text[:40]}'")
-    return tuple(int(part) for part in parts)
+    """ "1,16,64" as numbers; ProblemError when one is not a number from 1 to 2^31 - 1."""
+    rows = tuple(map(_number, text.split(",")))
+    if not all(rows):
+        raise ProblemError(f"--m: wanted numbers from 1 to {2**31 - 1} separated by commas; found '{text[:40]}'")
+    return rows
+
+
+def _number(text: str) -> int:
+    """A size in decimal digits; 0 for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**31 else 0
 
 
 def as_json(timing: Timing, report: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kerneltable.errors import ProblemError
 
@@ -11,11 +12,14 @@ if TYPE_CHECKING:
     from kerneltable.run.timing.bench import Timing
 
 
-def draw(timings: Sequence[Timing], path: str, device: str) -> None:
-    """Write the plot; the ending of path says in which format.
+def check_plot(path: str) -> None:
+    """Say before anything is timed what would keep the plot from being written: ProblemError."""
+    _pyplot()
+    if not Path(path).absolute().parent.is_dir():
+        raise ProblemError(f"--plot: {path[:200]} cannot be written: there is no folder {str(Path(path).parent)[:200]}")
 
-    errors    ProblemError without matplotlib, or when the file cannot be written
-    """
+
+def _pyplot() -> Any:
     try:
         import matplotlib
 
@@ -23,6 +27,15 @@ def draw(timings: Sequence[Timing], path: str, device: str) -> None:
         from matplotlib import pyplot
     except ImportError as error:
         raise ProblemError(f"--plot needs matplotlib: pip install 'kerneltable[plot]' ({error})") from error
+    return pyplot
+
+
+def draw(timings: Sequence[Timing], path: str, device: str) -> None:
+    """Write the plot; the ending of path says in which format.
+
+    errors    ProblemError when the file cannot be written; those of check_plot
+    """
+    pyplot = _pyplot()
     sizes = list(dict.fromkeys((t.n, t.k) for t in timings))
     columns = min(3, len(sizes))
     figure, panels = pyplot.subplots(

@@ -11,10 +11,9 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import DTYPES, add_format, add_overrides, size
+from kerneltable.cli.options import DTYPES, add_format, add_overrides, check_kernels, size
 from kerneltable.cli.output import print_json
 from kerneltable.errors import KernelTableError, ProblemError
-from kerneltable.names import hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -161,9 +160,7 @@ def _settings(args: Namespace) -> CompileSettings:
 def _jobs(args: Namespace, table: Table) -> Iterator[Job]:
     from kerneltable.run.checks.building import cuda_instances_of, cuda_jobs, host_jobs, rows_with_code
 
-    for kernel in args.kernel:
-        if kernel not in table.kernels:
-            raise ProblemError(f"there is no kernel {kernel[:80]!r}; {hint(kernel, table.kernels)}")
+    check_kernels(args.kernel, table)
     names, host = architectures(args.arch, table)
     rows = [row for row in rows_with_code(table, names) if not args.kernel or row in args.kernel]
     asked = cuda_instances_of(rows, _products(args, table), args.dtype) if rows else {}

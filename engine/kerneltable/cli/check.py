@@ -13,10 +13,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_overrides
+from kerneltable.cli.options import add_format, add_overrides, check_kernels
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.proofs import as_findings, file_options, merged, with_proofs
-from kerneltable.errors import Finding, ProblemError
+from kerneltable.errors import Finding
 from kerneltable.model import Table
 
 if TYPE_CHECKING:
@@ -96,12 +96,9 @@ def run(args: Namespace) -> int:
 def _canaries(args: Namespace, table: Table) -> list[Finding]:
     """What running the kernels of this machine, each in a process of its own, finds."""
     from kerneltable.cli.canary import canaries
-    from kerneltable.names import hint
     from kerneltable.run.quarantine import Quarantine
 
-    for name in args.kernel:
-        if name not in table.kernels:
-            raise ProblemError(f"there is no kernel {name[:80]!r}; {hint(name, table.kernels)}")
+    check_kernels(args.kernel, table)
     kept = None if args.quarantine is None else Quarantine(args.quarantine)
     files = shlex.split(file_options(args.table, args.override))
     files += ["--allow-insecure-permissions"] if args.allow_insecure_permissions else []

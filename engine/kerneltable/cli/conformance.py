@@ -9,7 +9,7 @@ from argparse import Namespace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_layers, table_of
+from kerneltable.cli.options import add_format, add_layers, check_kernels, table_of
 from kerneltable.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -136,12 +136,7 @@ def _finite(value: float) -> float | None:
 
 def _names(args: Namespace, table: Table) -> list[str]:
     """The kernels that were asked for, else all; ProblemError for one that the table does not have."""
-    from kerneltable.errors import ProblemError
-    from kerneltable.names import hint
-
-    for name in args.kernel or ():
-        if name not in table.kernels:
-            raise ProblemError(f"there is no kernel {name[:80]!r}; {hint(name, table.kernels)}")
+    check_kernels(args.kernel or (), table)
     return list(args.kernel or table.kernels)
 
 

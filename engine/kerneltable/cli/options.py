@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerneltable.errors import ProblemError
 from kerneltable.model import Device, Problem, Table
+from kerneltable.names import hint
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -104,6 +105,13 @@ def block(text: str) -> tuple[int, int]:
     if not times:
         raise ArgumentTypeError(f"two numbers such as 128x128 were wanted; found '{text[:40]}'")
     return size(rows), size(columns)
+
+
+def check_kernels(names: Iterable[str], table: Table, also: Sequence[str] = ()) -> None:
+    """ProblemError with the nearest name for one that is no kernel of the table, nor one of `also`."""
+    for name in names:
+        if name not in (*table.kernels, *also):
+            raise ProblemError(f"there is no kernel {name[:80]!r}; {hint(name, (*table.kernels, *also))}")
 
 
 def table_of(args: Namespace, layers: Sequence[tuple[str, str]] = ()) -> Table:

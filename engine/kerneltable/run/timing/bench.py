@@ -16,6 +16,7 @@ from kerneltable.run.layer_data import LayerData, random_layer
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
 from kerneltable.run.packing import construct
 from kerneltable.run.timing.clock import Call, Spread, attempted, copies_of, in_turns
+from kerneltable.run.timing.room import making
 from kerneltable.select import complete, refusals, select
 
 SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
@@ -115,10 +116,12 @@ def bench_size(
 
     seen     called with a line about what comes next
     returns  a kernel's timings together, in the order of the names, the unquantized product's last
+    errors   ProblemError where the random tensors have no room
     """
     problem = complete(bench.table.schemes[bench.problem.scheme], replace(bench.problem, n=n, k=k, m=None))
-    layers = [_layer(problem, bench.where, seed) for seed in range(copies_of(n * k))]
-    inputs = [_input(problem, max(rows), bench.where, seed) for seed in range(len(layers))]
+    with making(n, k, bench.where):
+        layers = [_layer(problem, bench.where, seed) for seed in range(copies_of(n * k))]
+        inputs = [_input(problem, max(rows), bench.where, seed) for seed in range(len(layers))]
     bound: dict[str, list[Any] | str] = {}
     for name in (*names, PEER):
         seen(f"{name} {n} x {k}")

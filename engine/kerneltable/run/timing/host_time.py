@@ -16,6 +16,7 @@ from kerneltable.run.layer_data import random_layer
 from kerneltable.run.linear import QuantLinear
 from kerneltable.run.timing.bench import Bench
 from kerneltable.run.timing.clock import Spread
+from kerneltable.run.timing.room import making
 from kerneltable.run.trial import wait_for
 from kerneltable.select import complete, refusals, select
 
@@ -51,14 +52,16 @@ def host_times(
 ) -> Iterator[HostTime]:
     """nn.Linear in the input's dtype, then the named kernels, at one N x K and every m.
 
-    seen  called with a line about what comes next
+    seen    called with a line about what comes next
+    errors  ProblemError where the random tensors have no room
     """
     scheme = bench.table.schemes[bench.problem.scheme]
     problem = complete(scheme, replace(bench.problem, n=n, k=k, m=None))
     dtype: torch.dtype = getattr(torch, FORMATS[problem.input].torch_dtype)
-    inputs = {m: torch.randn(m, k, device=bench.where).to(dtype) for m in rows}
-    with torch.inference_mode():
+    with making(n, k, bench.where):
+        inputs = {m: torch.randn(m, k, device=bench.where).to(dtype) for m in rows}
         linear = torch.nn.Linear(k, n, bias=False, device=bench.where, dtype=dtype)
+    with torch.inference_mode():
         for m, x in inputs.items():
             seen(f"{LINEAR} {n} x {k} m={m}")
             yield HostTime(LINEAR, n, k, m, host_spread(lambda x=x: linear(x), bench.where))  # type: ignore[misc]
