@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kerneltable.cli import main
-from kerneltable.cli.run_text import FIRST, FORCED, refusal_lines, summary
+from kerneltable.cli.run_text import AS_FORCED, FIRST, refusal_lines, summary
 from kerneltable.errors import KernelUnavailable
 from kerneltable.kernels import registry
 from kerneltable.model import Problem
 from kerneltable.run.checkpoints.checkpoint import load_linears
 from kerneltable.run.checkpoints.samples import KINDS, LIBRARY_KINDS, write_sample
+from kerneltable.run.choice import FORCED
 from kerneltable.run.ledger import SetAside, ShapeClass, shared_ledger
 from kerneltable.run.timing.measure import Failed, Measured, measure_layer
 from kerneltable.select import device, select
@@ -112,7 +113,22 @@ def test_a_forced_kernel_that_refuses_fails_each_layer_with_its_refusals(capsys,
     assert code == 1
     assert found["layers"] == []
     assert len(found["failed"]) == 14
-    assert "torch_scaled_mm_block: runs_on" in found["failed"][0]["reason"]
+    reason = found["failed"][0]["reason"]
+    assert "torch_scaled_mm_block: runs_on" in reason
+    assert "next: force no kernel, so that the table decides" in reason
+    assert "route" not in reason
+
+
+def test_a_required_kernel_that_refuses_fails_each_layer_with_the_way_out(capsys, sample, tmp_path):
+    override = tmp_path / "only_small.yaml"
+    override.write_text(
+        "override: 1\nroutes: {fp8_block_w8a8: {cpu: {require: cpu_fp8}}}\n"
+        "kernels: {cpu_fp8: {accepts: {n: {max: 64}}}}\n"
+    )
+    override.chmod(0o600)
+    code, found = answer(capsys, str(sample), "-f", str(override))
+    assert (code, len(found["failed"])) == (1, 14)
+    assert "next: require another kernel of the route, or say `prefer`" in found["failed"][0]["reason"]
 
 
 def test_an_override_changes_the_kernels(capsys, sample, tmp_path):
@@ -140,13 +156,18 @@ def test_the_text_names_every_layer_and_ends_with_a_summary(capsys, sample):
         ([], "wanted MODEL_DIR or --sample"),
         (["--sample", "gguf"], "wanted a kind of hf-fp8-block"),
         (["--sample", "hf-fp8-block", "--m", "0"], "M must be 1 to"),
-        (["--sample", "hf-fp8-block", "--device", "h2oo"], "h2oo"),
+        (["--sample", "hf-fp8-block", "--device", "h2000"], "did you mean 'h200'?"),
+        (["--sample", "hf-fp8-block", "--device", "mi300x"], "device 'mi300x' cannot be used here: torch sees no rocm"),
+        (["--sample", "hf-fp8-block", "--force", "cpu_fp9"], "there is no kernel 'cpu_fp9'; did you mean 'cpu_fp8'?"),
+        (["--sample", "hf-fp8-block", "--force", "nope", "--generate", "a"], "there is no kernel 'nope'; known: "),
     ],
 )
-def test_what_cannot_be_answered_exits_with_2_and_says_why_on_stderr(capsys, arguments, text):
+def test_what_cannot_be_answered_exits_with_2_and_says_why_on_stderr_once(capsys, monkeypatch, arguments, text):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["run", *arguments]) == 2
     printed = capsys.readouterr()
-    assert text in printed.err
+    assert printed.err.count(text) == 1
+    assert printed.err.splitlines()[-1].startswith("kerneltable")
     assert printed.out == ""
 
 
@@ -211,7 +232,7 @@ def test_that_nothing_was_refused_is_said_only_when_it_is_true():
     sound = measured_with()
     alone = sound.selection.candidates[:1]
     clean = replace(sound.selection, candidates=alone)
-    forced = replace(clean, notes=("forced by the caller",))
+    forced = replace(clean, notes=(FORCED,))
     told = {
         "first": summary([measured_with(selection=clean)], [], ()),
         "forced": summary([measured_with(selection=forced)], [], ()),
@@ -222,7 +243,7 @@ def test_that_nothing_was_refused_is_said_only_when_it_is_true():
     said = {name: [line for line in lines if line.startswith("refused")] for name, lines in told.items()}
     assert said == {
         "first": [f"refused: nothing; {FIRST}"],
-        "forced": [f"refused: nothing; {FORCED}"],
+        "forced": [f"refused: nothing; {AS_FORCED}"],
         "another": ["refused: nothing"],
         "none": [],
         "failed": [],

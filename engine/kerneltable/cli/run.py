@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_layers, table_of
+from kerneltable.cli.options import add_format, add_layers, check_kernels, table_of
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.run_text import counts, print_text, refusal_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kerneltable.model import Table
+    from kerneltable.model import Device, Table
     from kerneltable.run.ledger import SetAside
     from kerneltable.run.timing.measure import Failed, Measured
 
@@ -65,12 +65,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the command: 0 when every layer ran within its bound, else 1; errors of a checkpoint are raised."""
     from kerneltable.errors import CheckpointError
     from kerneltable.run.ledger import shared_ledger
+    from kerneltable.run.place import present_device, torch_device
 
     if (args.model_dir is None) == (args.sample is None):
         raise CheckpointError(
             "kerneltable run: wanted MODEL_DIR or --sample KIND, one of them; see kerneltable run --help"
         )
     table = table_of(args)
+    check_kernels([] if args.force is None else [args.force], table)
+    device = present_device(args.device, table)
+    torch_device(device)  # an error of the question is said once, not for each layer
     if args.quarantine is not None:
         from kerneltable.run.quarantine import Quarantine
 
@@ -81,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         with _folders(args) as (folders, skipped):
             return answer(folders, skipped, table, args)
     with _folders(args) as (folders, skipped):
-        measured, failed = _measure(folders, table, args)
+        measured, failed = _measure(folders, table, device, args)
     aside = shared_ledger().report().set_aside
     if args.format == "json":
         print_json(as_json(measured, failed, skipped, aside))
@@ -175,7 +179,7 @@ def _write_samples(kind: str, root: Path, size: str) -> tuple[list[tuple[str, Pa
 
 
 def _measure(
-    folders: Sequence[tuple[str, Path]], table: Table, args: argparse.Namespace
+    folders: Sequence[tuple[str, Path]], table: Table, device: Device, args: argparse.Namespace
 ) -> tuple[list[Measured], list[Failed]]:
     from kerneltable.run.checkpoints.checkpoint import load_linears
     from kerneltable.run.ledger import shared_ledger
@@ -186,7 +190,7 @@ def _measure(
     failed: list[Failed] = []
     keeps = not args.release
     for label, folder in folders:
-        linears = load_linears(folder, table, args.device, kernel=args.force, strict=False, keep_checkpoint=keeps)
+        linears = load_linears(folder, table, device, kernel=args.force, strict=False, keep_checkpoint=keeps)
         with _progress(label, len(linears)) as seen:
             done, lost = measure_checkpoint(linears, label, args.m, seen=seen)
         measured += done

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WIDTH_OF_A_FILE = 160
 FIRST = "each layer got the first kernel of its route"
-FORCED = "each layer got the forced kernel"
+AS_FORCED = "each layer got the forced kernel"
 
 
 def print_text(measured: Sequence[Measured], failed: Sequence[Failed], aside: Sequence[SetAside]) -> None:
@@ -70,9 +70,11 @@ def _refused(measured: Sequence[Measured], failed: Sequence[Failed], aside: Sequ
         return ["refused:", *(f"  {line}" for line in lines)]
     if failed or not measured:
         return []
-    forced = all("forced by the caller" in layer.selection.notes for layer in measured)
+    from kerneltable.run.choice import FORCED
+
+    forced = all(FORCED in layer.selection.notes for layer in measured)
     first = all(layer.kernel == layer.selection.candidates[0].kernel for layer in measured)
-    return ["refused: nothing" + (f"; {FORCED if forced else FIRST}" if first else "")]
+    return ["refused: nothing" + (f"; {AS_FORCED if forced else FIRST}" if first else "")]
 
 
 def refusal_lines(

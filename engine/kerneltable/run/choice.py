@@ -15,6 +15,8 @@ from kerneltable.select.bands import Rows, rows_of
 FASTER = ("native", "weight_only")
 SLOW = ("emulation", "reference")
 HOSTS = frozenset({"cpu"})
+FORCED = "forced by the caller"
+"""The note of a selection that the table had no say in."""
 
 
 def choose(table: Table, device: Device, problem: Problem, force: str | None = None) -> Selection:
@@ -32,7 +34,7 @@ def choose(table: Table, device: Device, problem: Problem, force: str | None = N
     problem = complete(table.schemes[problem.scheme], problem)
     refused = tuple(refusals(table, force, device, problem))
     candidate = Candidate(force, "refused" if refused else "chosen", refused, table.kernels[force].mark)
-    selection = Selection(None if refused else force, (candidate,), problem, device, ("forced by the caller",))
+    selection = Selection(None if refused else force, (candidate,), problem, device, (FORCED,))
     if refused:
         raise NoKernelError(no_kernel_text(selection), selection)
     return selection
@@ -115,10 +117,17 @@ def no_kernel_text(selection: Selection, reasons: Sequence[str] = ()) -> str:
         lines += [f"  {candidate.kernel}: {refusal}" for refusal in candidate.refusals]
     lines += [f"  {reason}" for reason in reasons]
     lines += [f"  {note}" for note in selection.notes]
-    lines.append(
-        "  next: add a kernel or a `reference` step to the route, or ask `kerneltable explain` for a near shape"
-    )
+    lines.append(f"  next: {_next_step(selection)}")
     return "\n".join(lines)
+
+
+def _next_step(selection: Selection) -> str:
+    """What mends a selection without a kernel, by who left it so."""
+    if FORCED in selection.notes:
+        return "force no kernel, so that the table decides, or one that `kerneltable explain` does not list as refused"
+    if any(refusal.predicate == "require" for one in selection.candidates for refusal in one.refusals):
+        return "require another kernel of the route, or say `prefer`, so that the others may be taken"
+    return "add a kernel or a `reference` step to the route, or ask `kerneltable explain` for a near shape"
 
 
 def warn_of_slow_path(table: Table, selection: Selection, kernel: str, reasons: Sequence[str]) -> None:

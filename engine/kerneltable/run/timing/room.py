@@ -1,4 +1,4 @@
-"""Whether the random tensors of a size have room on a device: asked before anything is timed, and while they are made."""
+"""Whether the random tensors of a size have room on a device: asked before anything is timed, and in the making."""
 
 from __future__ import annotations
 
