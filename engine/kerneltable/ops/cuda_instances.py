@@ -63,8 +63,9 @@ MODULES: Mapping[str, tuple[Ask, ...]] = MappingProxyType(
 ROWS = tuple(sorted({rows for edge in range(15) for rows in (2**edge, 2**edge + 1)} | {96, 192, 384, 768}))
 """One m on each side of every edge at which an instance may change."""
 
-TILES = (*range(1, 17), *(int(17 * 1.09**step) for step in range(61)))
-"""n / 64: each up to 1024, then steps of 9 % up to 190,000."""
+TILES = tuple(sorted({*range(1, 17), *(int(17 * 1.09**step) for step in range(61)), 44, 77}))
+"""n / 64: each up to 1024, then steps of 9 % up to 190,000; and those with which eight parts of k fill 84 and 148
+multiprocessors to 84 %, five blocks on each."""
 
 BLOCKS = (*range(1, 9), *range(10, 33, 2), 36, 40, 48, 56, 64, 80, 96, 128, 224, 512)
 """k / 128."""
