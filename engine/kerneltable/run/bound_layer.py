@@ -11,21 +11,18 @@ import torch
 from torch import Tensor
 
 from kerneltable.errors import CaptureError, KernelInputError
-from kerneltable.model import Device, Problem, Selection, Table
-from kerneltable.ops.input_quantizer import source_of
+from kerneltable.model import Device, Problem, Table
 from kerneltable.ops.torch_op import register
 from kerneltable.run.checkpoint_tensors import HANDLE, CheckpointTensors
-from kerneltable.run.layer import INPUT_FORMATS, Declared, Layer
-from kerneltable.run.packing import held_bytes
+from kerneltable.run.layer import INPUT_FORMATS, Declared, Layer, check_bias
 from kerneltable.run.place import Run, check_place, device_for, forked_away, on_device
-from kerneltable.run.plan import bind, choose
+from kerneltable.run.plan import Plan, bind, choose
 from kerneltable.run.ready import Ready, are_own, own_buffers, torch_dtype
-from kerneltable.run.release import release, release_lines
+from kerneltable.run.release import release
 from kerneltable.run.tensor_source import TensorSource
 from kerneltable.run.watch import is_capturing
-from kerneltable.select import complete, explain
+from kerneltable.select import complete
 from kerneltable.select.problems import scheme_of
-from kerneltable.select.terms import size_text
 
 if TYPE_CHECKING:
     from typing import Self
@@ -80,65 +77,26 @@ class BoundLayer(CheckpointTensors):
         if self._can_bind():
             self._bind(torch_dtype(self._problem.input))
 
-    # --- Questions ----------------------------------------------------------------------------------------------
-
     @property
     def problem(self) -> Problem:
-        """The problem of this layer, m unknown, for the input dtype it was declared for."""
-        return self._problem
+        """The problem of this layer, m unknown, for the input dtype it was declared for and the bias of now."""
+        return replace(self._problem, bias=self._buffers["bias"] is not None)
 
-    @property
-    def selection(self) -> Selection:
-        """The choice for an unknown m, with every candidate and its refusals."""
-        ready = self._ready.get(torch_dtype(self._problem.input))
-        return ready.plan.selection if ready else choose(self.table, self._placed(), self._problem, self._force)
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What torch's modules do. A bias is a buffer also if it comes as a parameter, and no old graph is replayed.
 
-    @property
-    def kernel(self) -> str | None:
-        """The id of the kernel that computes this layer, for an unknown m; None when nothing takes it."""
-        ready = self._ready.get(torch_dtype(self._problem.input))
-        return ready.plan.kernel if ready else self.selection.kernel
-
-    def kernel_for(self, m: int) -> str:
-        """The id of the kernel that computes m rows (at least 1) of the declared input dtype, packed if need be.
-
-        errors   NoKernelError with every refusal, KernelInputError when the layer is not on its device
+        errors   LayerError for a bias of another shape or dtype: the layer keeps the one that it has. One on another
+                 device is refused at the call, if the layer is not there by then
         """
-        return self._bind(torch_dtype(self._problem.input)).plan.id_for(m)
-
-    def input_quantizer_for(self, m: int) -> str | None:
-        """Whose code quantizes m rows of the declared input dtype: "cuda" (csrc), "triton" or "torch".
-
-        returns  None where the kernel does that itself, or leaves x as it is
-        errors   those of kernel_for
-        """
-        kernel = self._bind(torch_dtype(self._problem.input)).plan.kernel_for(m)
-        quantizer = getattr(kernel, "_quantize", None)
-        return None if quantizer is None else source_of(quantizer)
-
-    def explain(self, m: int | None = None, *, verbose: bool = False) -> str:
-        """The choice as text: the winner and why it is placed where it is, what refused the others, bands, memory.
-
-        verbose   every refusal of every candidate instead of the first; the same as `kerneltable explain -v`
-        """
-        selection = (
-            self.selection if m is None else choose(self.table, self._placed(), self._problem.at(m), self._force)
-        )
-        lines = explain.text(self.table, selection, verbose=verbose)
-        lines += [f"  packed   {kernel}: {size_text(size)}" for kernel, size in self.memory().items() if size]
-        lines += release_lines(self._source, self.held(), self.why_kept)
-        return "\n".join(lines)
-
-    def memory(self) -> dict[str, int]:
-        """Bytes that each kernel packed so far holds beside the layer's own tensors; a shared copy counts once."""
-        bound = (one for ready in tuple(self._ready.values()) for one in ready.plan.bound())
-        return held_bytes([(one.kernel, one.call) for one in bound], self.held())
-
-    def extra_repr(self) -> str:
-        """What `print(layer)` shows."""
-        problem, ready = self._problem, self._ready.get(torch_dtype(self._problem.input))
-        kernel = " + ".join(ready.plan.kernels() if ready else ()) or self.kernel
-        return f"{problem.scheme}, n={problem.n}, k={problem.k}, bias={problem.bias}, kernel={kernel}"
+        if name != "bias":
+            super().__setattr__(name, value)
+            return
+        if value is not None:
+            check_bias(value, self._problem.n, None, self.name)
+            value = value.detach()
+        with self._lock:
+            super().__setattr__(name, value)
+            self._new_handle()
 
     # --- Binding --------------------------------------------------------------------------------------------------
 
@@ -174,7 +132,7 @@ class BoundLayer(CheckpointTensors):
         with self._lock:
             complete(scheme_of(table, self._problem.scheme), self._problem)
             device = self._given or device_for(self.place, table)
-            choose(table, device, self._problem, self._force)
+            choose(table, device, self.problem, self._force)
             whole = TensorSource(self.tensors())
             ready = {dtype: self._packed(dtype, table, device, whole) for dtype in tuple(self._ready)}
             self._hold(whole.held())
@@ -190,8 +148,10 @@ class BoundLayer(CheckpointTensors):
         """The plan for a dtype of x, with the tensors of now; made by the first caller while others wait."""
         known = self._ready  # replaced when the tensors change: what is made for the old ones is then forgotten
         with self._lock:
-            ready = known.get(dtype)
-            if ready is not None and ready.fits(self._buffers):
+            ready, bias = known.get(dtype), self._bias_here()
+            if ready is not None and ready.fits(self._buffers) and ready.takes(bias):
+                if ready.bias is not bias:
+                    ready = known[dtype] = replace(ready, bias=bias)
                 return ready
             if is_capturing():
                 raise CaptureError(
@@ -203,7 +163,10 @@ class BoundLayer(CheckpointTensors):
                 raise forked
             if ready is not None and self._given is None and ready.place != place:
                 self._device = None
-            known[dtype] = self._packed(dtype, self.table, self._device_here())
+            made = self._packed(dtype, self.table, self._device_here())
+            for other in [other for other, one in known.items() if not one.takes(made.bias)]:
+                del known[other]
+            known[dtype] = made
             self._release(known)
             return known[dtype]
 
@@ -221,20 +184,31 @@ class BoundLayer(CheckpointTensors):
 
     def _packed(self, dtype: torch.dtype, table: Table, device: Device, source: TensorSource | None = None) -> Ready:
         """A plan for a dtype of x with the tensors of now (or of a source), by a table, for a device."""
-        pins, place = self._pins() if source is None else source.held(), self.place
+        pins, place, bias = self._pins() if source is None else source.held(), self.place, self._bias_here()
         alike = [one.plan for one in tuple(self._ready.values()) if one.fits(pins)]
         source = source or (alike[0].source if alike else TensorSource(self.tensors()))
         packed = next((plan.packed for plan in alike if plan.table is table), None)
-        problem, verify = self._problem_for(dtype), self.declared.verify
+        problem, verify = self._problem_for(dtype, bias is not None), self.declared.verify
         plan = bind(table, device, problem, source, self._force, verify=verify, packed=packed)
-        run = on_device(plan, place)
-        if place.type == "cuda":
-            run = register().kept_through_captures(run, getattr(self, HANDLE), self._captured, is_capturing)
-        return Ready(plan, run, place, tuple(pins.items()))
+        return Ready(plan, self._run_of(plan, place), place, tuple(pins.items()), bias)
 
-    def _problem_for(self, dtype: torch.dtype) -> Problem:
+    def _run_of(self, plan: Plan, place: torch.device) -> Run:
+        """A plan's call, on its device; once captured, it and the handle of now are kept."""
+        run = on_device(plan, place)
+        if place.type != "cuda":
+            return run
+        return register().kept_through_captures(run, getattr(self, HANDLE), self._captured, is_capturing)
+
+    def _problem_for(self, dtype: torch.dtype, bias: bool) -> Problem:
         input = INPUT_FORMATS[dtype]
-        return replace(self._problem, input=input, output=self.declared.output or input)
+        return replace(self._problem, input=input, output=self.declared.output or input, bias=bias)
+
+    def _bias_here(self) -> Tensor | None:
+        """The bias of now. errors: LayerError when it does not fit the layer, however it got there."""
+        bias = self._buffers["bias"]
+        if bias is not None:
+            check_bias(bias, self._problem.n, self.place, self.name)
+        return bias
 
     def _device_here(self) -> Device:
         """The Device that decides. errors: KernelInputError when the tensors are not on it."""
@@ -265,21 +239,25 @@ class BoundLayer(CheckpointTensors):
         self._renew()
 
     def _renew(self) -> None:
-        """Forget what is bound, and give the op a new handle: what was traced with the old one is traced again."""
+        """Forget what is bound, and give the op a new handle."""
         place = self.place
         self._kind = "cpu" if place.type == "meta" else place.type
         self._ready, self._device, self.why_kept = {}, None, None
         self._own = own_buffers(self._pins())
+        self._new_handle()
+
+    def _new_handle(self) -> None:
+        """A new handle for the op and what is bound: graphs that were captured with the old one are captured again."""
         old = self._buffers.get(HANDLE)
-        self.register_buffer(HANDLE, register().enter(self, place), persistent=False)
+        self.register_buffer(HANDLE, register().enter(self, self.place), persistent=False)
         register().leave(self, old)
+        ready = self._ready
+        ready.update({dtype: replace(one, run=self._run_of(one.plan, one.place)) for dtype, one in ready.items()})
 
     def _changed(self, *, numbers: bool) -> None:
         """Pack again at once what was packed: later would be inside a call, or the warm-up of a CUDA graph."""
         if not numbers:
-            bound, why = self._ready, self.why_kept
-            self._renew()
-            self._ready, self.why_kept = bound, why
+            self._new_handle()
             return
         dtypes = tuple(self._ready)
         self._renew()

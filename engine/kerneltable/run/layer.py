@@ -82,7 +82,8 @@ def read_layer(
     found = _canonical(scheme, present, name)
     n, k = _check_weight(found["weight"], name)
     found["weight"] = found["weight"].contiguous()
-    _check_bias(bias, n, found["weight"], name)
+    if bias is not None:
+        check_bias(bias, n, found["weight"].device, name)
     for key in SCALARS:
         if key in found:
             _check_scalar(found[key], key, name)
@@ -208,13 +209,15 @@ def _one_bias(inside: torch.Tensor, beside: torch.Tensor | None, name: str) -> t
     return inside
 
 
-def _check_bias(bias: torch.Tensor | None, n: int, weight: torch.Tensor, name: str) -> None:
-    if bias is None:
-        return
-    if tuple(bias.shape) != (n,) or dtype_name(bias) not in FLOATS:
-        raise LayerError(f"{name}: bias must be [{n}] in {', '.join(FLOATS)}; found {_described(bias)}")
-    if bias.device != weight.device:
-        raise LayerError(f"{name}: bias is on {bias.device}, weight on {weight.device}; move both to one device")
+def check_bias(bias: object, n: int, place: torch.device | None, name: str) -> None:
+    """LayerError unless a bias is [n] in one of FLOATS, at the place of the weight (None: anywhere)."""
+    if not isinstance(bias, torch.Tensor) or tuple(bias.shape) != (n,) or dtype_name(bias) not in FLOATS:
+        found = _described(bias) if isinstance(bias, torch.Tensor) else type(bias).__name__
+        raise LayerError(
+            f"{name}: bias must be [{n}] in {', '.join(FLOATS)}; found {found}; give the bias of this layer, or None"
+        )
+    if place is not None and bias.device != place:
+        raise LayerError(f"{name}: bias is on {bias.device}, weight on {place}; move both to one device")
 
 
 def _check_scalar(tensor: torch.Tensor, key: str, name: str) -> None:

@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 
 from kerneltable.errors import KernelInputError, ProblemError
 from kerneltable.model import Device, Table
-from kerneltable.run.bound_layer import BoundLayer
+from kerneltable.run.answering_layer import AnsweringLayer
 from kerneltable.run.checkpoint_tensors import HANDLE
 from kerneltable.run.layer import Declared, format_of, read_layer, spelled_otherwise
 from kerneltable.run.place import present_device, shipped_table
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class QuantLinear(BoundLayer):
+class QuantLinear(AnsweringLayer):
     """y = x @ dequantized(weight).T + bias, for inference.
 
     The checkpoint's tensors are persistent buffers under the scheme's own names (`weight`, `weight_scale`, ...);
     `state_dict` gives them back as they came, under the names that they came by. They keep their dtypes: `.half()` and
     `.to(dtype)` move nothing but the device. There is no gradient: whatever x asks for, the result is detached.
+    `layer.bias` may be assigned, [n] in any of the dtypes of x, or None. With one where there was none, or none where
+    there was one, the table chooses again at the next call.
     """
 
     @classmethod
@@ -92,7 +94,8 @@ class QuantLinear(BoundLayer):
         x        [..., k] or [k], f32, bf16 or f16, any strides, on the layer's device; under autocast it is first cast
                  to autocast's dtype, as for torch.nn.Linear
         returns  [..., n], in the declared output dtype, else that of x; detached
-        errors   KernelInputError (shape, dtype or device of x), NoKernelError (no kernel takes this dtype),
+        errors   KernelInputError (shape, dtype or device of x), LayerError (a bias was put in that does not fit),
+                 NoKernelError (no kernel takes this dtype, or a bias),
                  CaptureError (not prepared, inside a CUDA graph capture, be it another thread's)
         """
         if is_autocast_enabled(self._kind):
@@ -114,12 +117,15 @@ class QuantLinear(BoundLayer):
         for name, packed in ready.pins:
             if buffers[name] is not packed:
                 return self._compute_slowly(x)
+        bias = ready.bias
+        if buffers["bias"] is not bias:
+            return self._compute_slowly(x)
         shape = x.shape
         if len(shape) < 2 or shape[-1] != self._k or not x.is_contiguous() or not x.numel():
             return self._compute_slowly(x)
         if len(shape) == 2:
-            return ready.run(x, buffers["bias"])
-        return ready.run(x.view(-1, self._k), buffers["bias"]).view(*shape[:-1], -1)
+            return ready.run(x, bias)
+        return ready.run(x.view(-1, self._k), bias).view(*shape[:-1], -1)
 
     def _compute_slowly(self, x: Tensor) -> Tensor:
         """Check x, bind what is not bound, flatten, compute without autocast, and give the leading dimensions back."""
@@ -129,7 +135,7 @@ class QuantLinear(BoundLayer):
         ready = self._bind(x.dtype)
         rows = x.detach().reshape(-1, self._k).contiguous()
         with torch.autocast(self._kind, enabled=False):
-            out = ready.run(rows, self.bias)
+            out = ready.run(rows, ready.bias)
         return out.reshape(*x.shape[:-1], self._problem.n)
 
     def _through_op(self, x: Tensor) -> Tensor:
@@ -162,6 +168,6 @@ class QuantLinear(BoundLayer):
 
     def _without_product(self, x: Tensor) -> Tensor:
         """[..., n] when there is nothing to multiply (no rows, no columns, k = 0, or meta): zeros plus bias."""
-        dtype = self._output or x.dtype
+        dtype, bias = self._output or x.dtype, self._bias_here()
         out = torch.zeros((*x.shape[:-1], self._problem.n), dtype=dtype, device=x.device)
-        return out if self.bias is None else out + self.bias.to(dtype)
+        return out if bias is None else out + bias.to(dtype)

@@ -136,7 +136,7 @@ class Plan:
         bias     [n] or None
         returns  [m, n] in problem.output
         errors   NoKernelError (every reason), KernelFault (a required kernel failed), DeviceLost, CaptureError,
-                 KernelInputError, torch.OutOfMemoryError; KeyboardInterrupt and MemoryError pass
+                 KernelInputError, LayerError (bias), torch.OutOfMemoryError; KeyboardInterrupt and MemoryError pass
         """
         m = x.shape[0]
         bound = self._ready.get(m) if self._generation == self.ledger.generation else None
@@ -163,7 +163,7 @@ class Plan:
     ) -> Tensor:
         """Go through the selection until a kernel computes this call; remember what failed."""
         watch = self._watch
-        watch.admit(x, fault)
+        watch.admit(x, bias, fault)
         capturing = is_capturing()
         ready = self._fresh()
         tried: set[str] = set()

@@ -22,16 +22,22 @@ class Ready:
     place   where x must be
     pins    the tensors that were packed, by name, None for released ones: when one is another object now, this is out
             of date
+    bias    the layer's, checked: another one is checked before this is called with it
     """
 
     plan: Plan
     run: Run
     place: torch.device
     pins: tuple[tuple[str, Tensor | None], ...]
+    bias: Tensor | None
 
     def fits(self, buffers: Mapping[str, Tensor | None]) -> bool:
         """Whether a layer with these buffers is the one that was packed."""
         return all(buffers[name] is packed for name, packed in self.pins)
+
+    def takes(self, bias: Tensor | None) -> bool:
+        """Whether the kernels were chosen for a layer with such a bias: that it has one decides, not its numbers."""
+        return (bias is None) == (self.bias is None)
 
 
 def own_buffers(pins: Mapping[str, Tensor | None]) -> dict[str, ref[Tensor]]:

@@ -18,6 +18,7 @@ from kerneltable.formats import FORMATS
 from kerneltable.kernels.contract import BoundKernel
 from kerneltable.model import Device, Problem, Table
 from kerneltable.run.faults import Meaning, form_fault, meaning_of, reason_of
+from kerneltable.run.layer import check_bias
 from kerneltable.run.ledger import BANDS, Ledger, SetAside, ShapeClass, band_of, named
 from kerneltable.run.tensor_source import TensorSource
 from kerneltable.run.trial import Verdict, check_numbers, first_call, give_back_memory, wait_for
@@ -75,8 +76,8 @@ class Watch:
         records = (self.ledger.aside(kernel, self.device, self.problem, one) for one in bands)
         return next((record for record in records if record is not None), None)
 
-    def admit(self, x: torch.Tensor, fault: Fault | None = None) -> None:
-        """Raise before anything runs: DeviceLost, or KernelInputError when x is no input of this layer.
+    def admit(self, x: torch.Tensor, bias: torch.Tensor | None, fault: Fault | None = None) -> None:
+        """Raise before anything runs: DeviceLost, KernelInputError for no input of this layer, LayerError for its bias.
 
         fault   what a kernel raised for x, if one ran already: the cause of the error
         """
@@ -85,12 +86,20 @@ class Watch:
             raise lost
         problem, place = self.problem, self.source.place
         dtype = getattr(torch, FORMATS[problem.input].torch_dtype)
-        if x.dim() == 2 and x.shape[1] == problem.k and x.dtype is dtype and x.device == place and _has_numbers(x):
+        right = x.dim() == 2 and x.shape[1] == problem.k and x.dtype is dtype and x.device == place and _has_numbers(x)
+        if not right:
+            raise KernelInputError(
+                f"a plan for {ShapeClass(problem)} on {place} takes x [m, {problem.k}] in {dtype} with numbers; found "
+                f"{type(x).__name__} {list(x.shape)} in {x.dtype} on {x.device}; call the layer, not its plan"
+            ) from (fault if isinstance(fault, Exception) else None)
+        if bias is None:
             return
-        raise KernelInputError(
-            f"a plan for {ShapeClass(problem)} on {place} takes x [m, {problem.k}] in {dtype} with numbers; found "
-            f"{type(x).__name__} {list(x.shape)} in {x.dtype} on {x.device}; call the layer, not its plan"
-        ) from (fault if isinstance(fault, Exception) else None)
+        check_bias(bias, problem.n, place, str(ShapeClass(problem)))
+        if not problem.bias:
+            raise KernelInputError(
+                f"a plan for {ShapeClass(problem)} on {place} was made for no bias; found {list(bias.shape)} in "
+                f"{bias.dtype}; call the layer, which chooses again, not its plan"
+            )
 
     def run(
         self, bound: Bound, x: torch.Tensor, bias: torch.Tensor | None, capturing: bool
