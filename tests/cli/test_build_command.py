@@ -77,6 +77,20 @@ def test_what_cannot_be_built_is_named(ask: Ask, words: tuple[str, ...], said: s
     assert said in answer.err
 
 
+@pytest.mark.parametrize("option", ["--some", "--processes", "--multiprocessors"])
+def test_none_of_something_is_no_number_of_it(ask: Ask, option: str) -> None:
+    answer = ask("build", "--arch", "host", option, "0")
+    assert (answer.code, answer.out) == (2, "")
+    assert f"argument {option}: a whole number from 1 to 2147483647 was wanted; found '0'" in answer.err
+
+
+@pytest.mark.parametrize(("option", "name"), [("--model", "/nonexistent"), ("--shapes", "gpt9")])
+def test_sizes_are_read_also_where_nothing_asks_for_them(ask: Ask, option: str, name: str) -> None:
+    answer = ask("build", "--arch", "host", option, name)
+    assert (answer.code, answer.out) == (2, "")
+    assert name in answer.err
+
+
 def test_without_a_compiler_nothing_is_claimed(ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(building, "find_nvrtc", lambda: "NVRTC is not here")
     answer = ask("build", "--arch", "sm90", *ONE, "--out", tmp_path / "made")

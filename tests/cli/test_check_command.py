@@ -43,6 +43,15 @@ def test_warnings_fail_only_on_request(ask: Ask, tmp_path: Path) -> None:
     assert ask("check", "-f", file, "--fail-on-warn").code == 1
 
 
+@pytest.mark.parametrize("argv", [("--kernel", "nope"), ("--quarantine", "q"), ("--canary-seconds", "3")])
+def test_options_of_canaries_without_canaries_are_refused(ask: Ask, argv: tuple[str, ...]) -> None:
+    answer = ask("check", *argv)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        f"kerneltable: check {argv[0]}: it says how kernels are run, and none is; add --canary, or leave it out\n"
+    )
+
+
 @pytest.mark.parametrize("argv", [("missing.yaml",), ("-f", "missing.yaml")])
 def test_a_file_that_cannot_be_read_is_no_answer(ask: Ask, argv: tuple[str, ...]) -> None:
     answer = ask("check", *argv)

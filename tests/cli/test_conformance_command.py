@@ -43,6 +43,12 @@ def test_an_unknown_kernel_exits_2_with_the_nearest_name(capsys: pytest.CaptureF
     assert "reference" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("option", "least"), [("--shapes", 0), ("--max-elements", 1)])
+def test_less_than_nothing_is_refused(capsys: pytest.CaptureFixture[str], option: str, least: int) -> None:
+    assert main(["conformance", option, str(least - 1)]) == 2
+    assert f"argument {option}: a whole number from {least} to 2147483647 was wanted" in capsys.readouterr().err
+
+
 def test_large_cases_alone_are_all_listed_with_their_sizes_and_errors(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,28 @@ def test_a_question_that_cannot_be_asked_is_exit_2_on_stderr(ask: Ask, argv: tup
     assert "Traceback" not in answer.err
 
 
+@pytest.mark.parametrize(
+    ("packages", "said"),
+    [
+        ("vlm", "--with vlm: no row asks for this package, so it changes nothing; did you mean 'vllm'?"),
+        ("vllm, zlib==1.2", "--with zlib==1.2: no row asks for this package, so it changes nothing; known: "),
+        ("_C::gemm", "--with _C::gemm: no row asks for this op, so it changes nothing; "),
+    ],
+)
+def test_what_no_row_asks_for_is_said_on_stderr(ask: Ask, packages: str, said: str) -> None:
+    answer = ask("explain", *ASKED, "--with", packages)
+    assert answer.code == 0
+    assert answer.err.startswith(f"kerneltable: {said}")
+    assert answer.err.count("\n") == 1
+    one = ("--devices", "h200")
+    assert [ask(c, *one, "--with", packages).err for c in ("lock", "matrix", "diff")] == [answer.err] * 3
+
+
+def test_with_of_what_rows_ask_for_says_nothing(ask: Ask) -> None:
+    known = "all", "vllm==0.21,Deep_GEMM,triton,torch,_xpu_C::fp8_gemm"
+    assert {ask("select", *ASKED, "--with", packages).err for packages in known} == {""}
+
+
 def test_with_adds_packages_and_ops(ask: Ask) -> None:
     found = ask("explain", *ASKED, "--with", "deep_gemm==2.1,_C::gemm", "--format", "json").json["device"]
     assert (found["packages"]["deep-gemm"], found["ops"], found["assume_all"]) == ("2.1", ["_C::gemm"], False)

@@ -134,3 +134,13 @@ def test_a_browser_shows_sorts_filters_and_explains(ask: Ask, tmp_path: Path) ->
     assert seen["gone"] is True
     assert set(seen["themes"]) == {"", "dark"}
     assert seen["requests"] == 0
+
+
+@pytest.mark.parametrize("command", ["lock", "matrix", "diff"])
+@pytest.mark.parametrize(("option", "text"), [("--devices", ""), ("--devices", ","), ("--facts", "")])
+def test_an_option_for_devices_that_names_none_is_refused(ask: Ask, command: str, option: str, text: str) -> None:
+    """Not taken for all devices: a variable of a script was empty."""
+    answer = ask(command, option, text)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{option}: wanted " in answer.err
+    assert f"found {text!r}" in answer.err

@@ -11,7 +11,7 @@ from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import DTYPES, add_format, add_overrides, check_kernels, size
+from kerneltable.cli.options import DTYPES, add_format, add_overrides, check_kernels, count
 from kerneltable.cli.output import print_json
 from kerneltable.errors import KernelTableError, ProblemError
 
@@ -47,12 +47,12 @@ def add(subparsers: Subparsers) -> None:
     narrow = parser.add_argument_group("only what these layers can ask for (default: layers of any size)")
     narrow.add_argument("--shapes", metavar="LIST", help="NxK or models as in `kerneltable bench`, separated by commas")
     narrow.add_argument("--model", metavar="DIR", help="a checkpoint's linears, unfused; fused ones need --shapes too")
-    narrow.add_argument("--multiprocessors", metavar="COUNT", type=size, help="of the device (default: any)")
+    narrow.add_argument("--multiprocessors", metavar="COUNT", type=count, help="of the device (default: any)")
     narrow.add_argument(
-        "--some", metavar="COUNT", type=size,
+        "--some", metavar="COUNT", type=count,
         help="at most so many instances of each source and architecture, spread over all: shows that code compiles",
     )  # fmt: skip
-    parser.add_argument("--processes", metavar="COUNT", type=size, help="that compile (default: one for each core)")
+    parser.add_argument("--processes", metavar="COUNT", type=count, help="that compile (default: one for each core)")
     add_format(parser)
 
 
@@ -77,7 +77,7 @@ def run(args: Namespace) -> int:
     if missing:
         raise KernelTableError(f"nothing was built: {missing}")
     done: list[Built] = []
-    for built in build(jobs, settings, args.processes or None):
+    for built in build(jobs, settings, args.processes):
         done.append(built)
         if args.format == "text":
             _show_progress("")
@@ -163,9 +163,10 @@ def _jobs(args: Namespace, table: Table) -> Iterator[Job]:
     check_kernels(args.kernel, table)
     names, host = architectures(args.arch, table)
     rows = [row for row in rows_with_code(table, names) if not args.kernel or row in args.kernel]
-    asked = cuda_instances_of(rows, _products(args, table), args.dtype) if rows else {}
+    products = _products(args, table)  # read also where no row has CUDA code: a wrong name is an error everywhere
+    asked = cuda_instances_of(rows, products, args.dtype) if rows else {}
     for name in names:
-        yield from cuda_jobs(table, name, asked, args.some or None)
+        yield from cuda_jobs(table, name, asked, args.some)
     for job in host_jobs(table) if host else ():
         if not args.kernel or set(args.kernel) & set(job.kernels):
             yield job
@@ -211,7 +212,7 @@ def _products(args: Namespace, table: Table) -> list[Any]:
         linears = load_linears(args.model, table, "cpu", strict=False).contents.linears.values()
         shapes += [(found.entries["weight"].shape[0], found.entries["weight"].shape[1]) for found in linears]
     any_size = args.shapes is None and args.model is None
-    return products_of(None if any_size else dict.fromkeys(shapes), args.multiprocessors or None)
+    return products_of(None if any_size else dict.fromkeys(shapes), args.multiprocessors)
 
 
 def _show_progress(text: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from kerneltable.cli.options import add_format, add_overrides, check_kernels
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.proofs import as_findings, file_options, merged, with_proofs
-from kerneltable.errors import Finding
+from kerneltable.errors import Finding, ProblemError
 from kerneltable.model import Table
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ def _add_canary(parser: ArgumentParser) -> None:
     canary.add_argument(
         "--canary-seconds",
         type=float,
-        default=SECONDS,
         metavar="S",
         help=f"kill a kernel's process after so long (default {SECONDS:g})",
     )
@@ -69,6 +68,7 @@ def run(args: Namespace) -> int:
     from kerneltable.kernels.registry import signatures
     from kerneltable.table import check_table
 
+    _refuse_without_canary(args)
     known_before = _read_baseline(args.baseline)
     table, findings = check_table(
         args.table,
@@ -93,16 +93,27 @@ def run(args: Namespace) -> int:
     return 1 if "error" in severities or (args.fail_on_warn and "warning" in severities) else 0
 
 
+def _refuse_without_canary(args: Namespace) -> None:
+    """ProblemError for options that only --canary reads: nothing would be run, and it would look as if it had been."""
+    only = {"--kernel": args.kernel, "--quarantine": args.quarantine, "--canary-seconds": args.canary_seconds}
+    for option, given in only.items():
+        if given not in (None, []) and not args.canary:
+            raise ProblemError(
+                f"check {option}: it says how kernels are run, and none is; add --canary, or leave it out"
+            )
+
+
 def _canaries(args: Namespace, table: Table) -> list[Finding]:
     """What running the kernels of this machine, each in a process of its own, finds."""
-    from kerneltable.cli.canary import canaries
+    from kerneltable.cli.canary import SECONDS, canaries
     from kerneltable.run.quarantine import Quarantine
 
     check_kernels(args.kernel, table)
     kept = None if args.quarantine is None else Quarantine(args.quarantine)
     files = shlex.split(file_options(args.table, args.override))
     files += ["--allow-insecure-permissions"] if args.allow_insecure_permissions else []
-    found = canaries(table, files, seconds=args.canary_seconds, only=args.kernel, quarantine=kept)
+    seconds = SECONDS if args.canary_seconds is None else args.canary_seconds
+    found = canaries(table, files, seconds=seconds, only=args.kernel, quarantine=kept)
     return as_findings(found, notes=args.notes)
 
 

@@ -9,7 +9,7 @@ from argparse import Namespace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_layers, check_kernels, table_of
+from kerneltable.cli.options import add_format, add_layers, check_kernels, count, size, table_of
 from kerneltable.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def add(subparsers: Subparsers) -> None:
     add_layers(parser)
     parser.add_argument("--kernel", metavar="ID", action="append", help="this kernel alone; repeatable")
     parser.add_argument(
-        "--shapes", type=int, default=40, metavar="COUNT", help="shapes a kernel; 0 for all (default 40)"
+        "--shapes", type=size, default=40, metavar="COUNT", help="shapes a kernel; 0 for all (default 40)"
     )
     parser.add_argument(
         "--max-elements",
-        type=int,
+        type=count,
         metavar="COUNT",
         help=f"largest tensor (default {ELEMENTS_ON_GPU} on a GPU, {ELEMENTS_ON_CPU} on a CPU)",
     )

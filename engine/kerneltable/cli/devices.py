@@ -28,10 +28,14 @@ def add_devices(parser: ArgumentParser, *, default: str = "every device of the t
 def devices_of(args: Namespace, table: Table) -> list[Device]:
     """The devices that --devices and --facts name; without both, every device name of the table.
 
-    errors    ProblemError for an unknown name, a facts file that cannot be read, a folder without one
+    errors    ProblemError for an unknown name, an option without any, a facts file that cannot be read, a folder
+              without one
     """
     from kerneltable.select import device, with_packages
 
+    for part in args.devices:
+        if not part.replace(",", "").strip():
+            raise ProblemError(f"--devices: wanted names such as a100,dgx-spark; found {part[:40]!r}; or leave it out")
     names = [name.strip() for part in args.devices for name in part.split(",") if name.strip()]
     found = [device(name, table) for name in names]
     for path in args.facts:
@@ -51,6 +55,8 @@ def every_name(table: Table) -> list[str]:
 
 
 def _files(path: str) -> list[str]:
+    if not path:
+        raise ProblemError("--facts: wanted a file or a folder; found ''; write one with `kerneltable env --json`")
     if not Path(path).is_dir():
         return [path]
     files = sorted(str(file) for file in Path(path).glob("*.json"))

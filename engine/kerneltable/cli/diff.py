@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.colour import painted
 from kerneltable.cli.devices import add_devices, devices_of
-from kerneltable.cli.options import add_format, add_trust
+from kerneltable.cli.options import add_format, add_trust, say_unasked
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.proofs import file_options, merged
 from kerneltable.errors import Finding, ProblemError
@@ -51,6 +51,7 @@ def run(args: Namespace) -> int:
     one = load_table(args.a, args.base_override, any_writer=trusting)
     other = load_table(args.b or args.a, args.override, any_writer=trusting)
     changes = diff(one, other, _pairs(args, one, other))
+    say_unasked(args.packages, one, other)
     more = f" --with {quote(args.packages)}" if args.packages is not None else ""
     files = (file_options(args.a, args.base_override), file_options(args.b or args.a, args.override))
     options = (f"{files[0]}{more}".strip(), f"{files[1]}{more}".strip())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.output import print_json
+from kerneltable.cli.run import TOKENS
 from kerneltable.cli.run_text import memory_line
 from kerneltable.errors import CheckpointError
 
@@ -30,7 +31,7 @@ def answer(folders: Sequence[tuple[str, Path]], skipped: Sequence[str], table: T
             model = load(
                 folder, table, args.device, kernel=args.force, verify=args.verify, keep_checkpoint=not args.release
             )
-            found = generate(model, folder, args.generate, args.tokens)
+            found = generate(model, folder, args.generate, args.tokens or TOKENS)
         where = str(model.device)
         answers.append(as_json(label, where, found))
         if args.format == "text":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerneltable.cli.devices import add_devices, devices_of
-from kerneltable.cli.options import add_format, add_layers, table_of
+from kerneltable.cli.options import add_format, add_layers, say_unasked, table_of
 from kerneltable.errors import Finding, ProblemError
 from kerneltable.model import Mark, Needs, Table
 
@@ -44,6 +44,7 @@ def run(args: Namespace) -> int:
 
         here = current_device(table)
         devices = [here if args.packages is None else with_packages(here, args.packages)]
+    say_unasked(args.packages, table)
     lock = lock_of(table, devices, {} if args.no_packages else installed(table))
     text = json.dumps(lock, indent=2) + "\n"
     if args.out is None:

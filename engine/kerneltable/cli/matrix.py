@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from kerneltable.cli.devices import add_devices, devices_of
-from kerneltable.cli.options import DTYPES, add_format, add_layers, table_of
+from kerneltable.cli.options import DTYPES, add_format, add_layers, say_unasked, table_of
 from kerneltable.cli.output import print_json, print_lines
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def run(args: Namespace) -> int:
 
     table = table_of(args)
     rows = rows_of(table, devices_of(args, table), unknown=not (args.devices or args.facts))
+    say_unasked(args.packages, table)
     found = matrix(table, rows, schemes=args.scheme, input=args.input, output=args.output or args.input)
     dtypes = f"{args.input} -> {args.output or args.input}"
     if args.out is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -99,6 +100,13 @@ def size(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """How many of something, on the command line: decimal digits only, from 1 to 2^31 - 1."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and 0 < int(text) < 2**31):
+        raise ArgumentTypeError(f"a whole number from 1 to {2**31 - 1} was wanted; found '{text[:40]}'")
+    return int(text)
+
+
 def block(text: str) -> tuple[int, int]:
     """A scale block on the command line: "128x128"."""
     rows, times, columns = text.lower().partition("x")
@@ -121,6 +129,22 @@ def table_of(args: Namespace, layers: Sequence[tuple[str, str]] = ()) -> Table:
     return load_table(args.table, [*args.override, *layers], any_writer=args.allow_insecure_permissions)
 
 
+def say_unasked(packages: str | None, *tables: Table) -> None:
+    """Name on stderr what --with adds and no row, step or denial of these tables asks for: a typo changes nothing."""
+    from kerneltable.select.devices import ASSUMED
+    from kerneltable.select.environments import all_needs
+    from kerneltable.select.versions import distribution
+
+    asked = {distribution(need.name) for table in tables for need in all_needs(table, "packages")} | {*ASSUMED}
+    ops = {need.name for table in tables for need in all_needs(table, "ops")}
+    for item in dict.fromkeys(part.strip() for part in (packages or "all").split(",")):
+        name = item if "::" in item else distribution(item.partition("==")[0])
+        if item.lower() != "all" and name not in (ops if "::" in item else asked):
+            what = f"--with {item[:100]}: no row asks for this {'op' if '::' in item else 'package'}"
+            step = hint(name, ops if "::" in item else asked)
+            print(f"kerneltable: {what}, so it changes nothing; {step}", file=sys.stderr)
+
+
 def question_of(args: Namespace) -> tuple[Table, Device, Problem]:
     """The table with the command line's own layer, the device and the problem that the options describe.
 
@@ -131,6 +155,7 @@ def question_of(args: Namespace) -> tuple[Table, Device, Problem]:
     table = table_of(args)
     scheme_of(table, args.scheme)
     device = _device_of(args, table)
+    say_unasked(args.packages, table)
     layer = forced_layer(args, device.platform)
     if layer is not None:
         table = table_of(args, [("command line", layer)])

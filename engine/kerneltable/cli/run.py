@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from kerneltable.run.timing.measure import Failed, Measured
 
 
+ROWS, TOKENS = 16, 64
+"""Defaults of --m and --tokens."""
+
+
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
@@ -33,15 +37,15 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("model_dir", nargs="?", metavar="MODEL_DIR", help="a folder with config.json and safetensors")
     parser.add_argument("--sample", metavar="KIND", help="make and run a small random checkpoint; 'all' for each kind")
-    parser.add_argument("--size", default="small", choices=("small", "medium"), help="size of the samples")
+    parser.add_argument("--size", choices=("small", "medium"), help="size of the samples (default small)")
     parser.add_argument("--keep", metavar="DIR", help="write the samples there and keep them")
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda ..., or a device of the table; default: the present one"
     )
-    parser.add_argument("--m", type=_rows, default=16, metavar="M", help="rows of the random input (default 16)")
+    parser.add_argument("--m", type=_rows, metavar="M", help="rows of the random input (default 16)")
     parser.add_argument("--force", metavar="KERNEL", help="take this kernel for each layer; an error where it refuses")
     parser.add_argument("--generate", metavar="TEXT", help="load the whole model (with transformers) and continue TEXT")
-    parser.add_argument("--tokens", type=_tokens, default=64, metavar="N", help="tokens to generate (default 64)")
+    parser.add_argument("--tokens", type=_tokens, metavar="N", help="tokens to generate (default 64)")
     parser.add_argument(
         "--quarantine",
         metavar="FOLDER",
@@ -71,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         raise CheckpointError(
             "kerneltable run: wanted MODEL_DIR or --sample KIND, one of them; see kerneltable run --help"
         )
+    _refuse_unread(args)
     table = table_of(args)
     check_kernels([] if args.force is None else [args.force], table)
     device = present_device(args.device, table)
@@ -141,6 +146,23 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _refuse_unread(args: argparse.Namespace) -> None:
+    """CheckpointError for an option that nothing would read: what it asks for would not be done."""
+    from kerneltable.errors import CheckpointError
+
+    makes, writes = args.sample is not None, args.generate is not None
+    rules = (
+        ("--keep", args.keep, makes, "it says where samples are kept; add --sample KIND, or leave it out"),
+        ("--size", args.size, makes, "it is the size of samples; add --sample KIND, or leave it out"),
+        ("--tokens", args.tokens, writes, "it says how much --generate writes; add --generate TEXT, or leave it out"),
+        ("--verify", args.verify, writes, "every call is checked without it; add --generate TEXT, or leave it out"),
+        ("--m", args.m, not writes, "the text decides how many rows --generate has; leave it out"),
+    )
+    for option, given, is_read, why in rules:
+        if given is not None and not is_read:
+            raise CheckpointError(f"kerneltable run {option}: {why}")
+
+
 def _rows(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1 << 20:
         raise argparse.ArgumentTypeError(f"M must be 1 to {1 << 20}; found '{text}'")
@@ -160,7 +182,7 @@ def _folders(args: argparse.Namespace) -> Iterator[tuple[list[tuple[str, Path]],
         yield [(Path(args.model_dir).name or args.model_dir, Path(args.model_dir))], []
         return
     with tempfile.TemporaryDirectory(prefix="kerneltable-") as temporary:
-        yield _write_samples(args.sample, Path(args.keep or temporary), args.size)
+        yield _write_samples(args.sample, Path(args.keep or temporary), args.size or "small")
 
 
 def _write_samples(kind: str, root: Path, size: str) -> tuple[list[tuple[str, Path]], list[str]]:
@@ -192,7 +214,7 @@ def _measure(
     for label, folder in folders:
         linears = load_linears(folder, table, device, kernel=args.force, strict=False, keep_checkpoint=keeps)
         with _progress(label, len(linears)) as seen:
-            done, lost = measure_checkpoint(linears, label, args.m, seen=seen)
+            done, lost = measure_checkpoint(linears, label, args.m or ROWS, seen=seen)
         measured += done
         failed += lost
     return measured, failed

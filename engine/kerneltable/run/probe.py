@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kerneltable.model import Device, Needs, Platform, Predicate, Table
+from kerneltable.model import Device, Platform, Table
 from kerneltable.ops.cpp import COMPILERS
 from kerneltable.select.devices import ASSUMED, architecture_of
-from kerneltable.select.predicates import FACT_OF
+from kerneltable.select.environments import all_needs
 from kerneltable.select.versions import distribution
 
 Answer = TypeVar("Answer")
@@ -145,23 +145,12 @@ def _by_features(platform: Platform | None, features: Iterable[str]) -> str | No
     return max(fitting, key=lambda chip: len(chip.features)).name if fitting else None
 
 
-def _all_needs(table: Table, fact: str) -> Iterator[Needs]:
-    """Every need for a package or op that any row, step or denial of the table states."""
-    groups: list[tuple[Predicate, ...]] = [kernel.needs for kernel in table.kernels.values()]
-    groups += [step.when for route in table.routes.values() for step in route.steps]
-    groups += [denial.predicates for denial in table.denials]
-    for group in groups:
-        for predicate in group:
-            if isinstance(predicate, Needs) and FACT_OF.get(predicate.key) == fact:
-                yield predicate
-
-
 def _packages(table: Table) -> dict[str, str | None]:
     """Version of each package that the table asks about, and of torch, triton and kerneltable, where installed."""
     from importlib.metadata import version
 
     found: dict[str, str | None] = {"kerneltable": None}  # it runs, whether it is installed or not
-    for name in sorted({*ASSUMED, *(need.name for need in _all_needs(table, "packages"))}):
+    for name in sorted({*ASSUMED, *(need.name for need in all_needs(table, "packages"))}):
         seen = _guarded(lambda name=name: version(name), None)  # type: ignore[misc]
         if seen is not None:
             found[distribution(name)] = seen
@@ -170,7 +159,7 @@ def _packages(table: Table) -> dict[str, str | None]:
 
 def _ops(table: Table, torch: Any) -> frozenset[str]:
     """Which of the ops that the table asks about are registered; "tool::cxx" is a C++ compiler on the path."""
-    names = {need.name for need in _all_needs(table, "ops")}
+    names = {need.name for need in all_needs(table, "ops")}
     return frozenset(name for name in names if _guarded(lambda name=name: _has_op(name, torch), False))  # type: ignore[misc]
 
 

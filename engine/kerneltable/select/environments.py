@@ -49,6 +49,15 @@ def _wishes(table: Table, step: Step, before: Sequence[Step]) -> tuple[list[Wish
     return must, wishes
 
 
+def all_needs(table: Table, fact: str) -> Iterator[Needs]:
+    """Every need that any row, step or denial of the table states for one of "packages" and "ops"."""
+    groups: list[tuple[Predicate, ...]] = [kernel.needs for kernel in table.kernels.values()]
+    groups += [step.when for route in table.routes.values() for step in route.steps]
+    groups += [denial.predicates for denial in table.denials]
+    for group in groups:
+        yield from (need for need in _needs(group) if FACT_OF[need.key] == fact)
+
+
 def _needs(predicates: Iterable[Predicate]) -> list[Needs]:
     return [p for p in predicates if isinstance(p, Needs) and FACT_OF[p.key] in ("packages", "ops")]
 
