@@ -43,6 +43,18 @@ def test_warnings_fail_only_on_request(ask: Ask, tmp_path: Path) -> None:
     assert ask("check", "-f", file, "--fail-on-warn").code == 1
 
 
+def test_what_an_override_takes_away_is_one_warning_at_its_own_line(ask: Ask, tmp_path: Path) -> None:
+    text = "override: 1\nroutes:\n  mxfp8: {cuda: {require: triton_mxfp8_w8a16}}\n"
+    file = override(tmp_path, text + 'disable: [{kernel: reference, reason: "never", platform: rocm}]\n')
+    found = ask("check", "-f", file, "--format", "json").json["findings"]
+    places = [(f["code"], f["file"], f["line"], f["column"], f["path"]) for f in found]
+    assert places == [
+        ("KT504", file, 3, 27, "routes.mxfp8.cuda.require"),
+        ("KT504", file, 4, 20, "disable[0].kernel"),
+    ]
+    assert ask("check", "-f", file, "--fail-on-warn").code == 1
+
+
 @pytest.mark.parametrize("argv", [("--kernel", "nope"), ("--quarantine", "q"), ("--canary-seconds", "3")])
 def test_options_of_canaries_without_canaries_are_refused(ask: Ask, argv: tuple[str, ...]) -> None:
     answer = ask("check", *argv)

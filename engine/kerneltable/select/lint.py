@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kerneltable.model import Table
 from kerneltable.select.lint_cover import prove_cover
+from kerneltable.select.lint_gaps import prove_gaps
 from kerneltable.select.lint_rows import prove_layouts, prove_places
 from kerneltable.select.lint_steps import prove_steps
 from kerneltable.select.survey import Proof, survey_of
@@ -21,4 +22,10 @@ def prove(table: Table, more: str = "") -> tuple[Proof, ...]:
     more   options for the witness commands, such as "-f deploy.yaml"
     """
     survey = survey_of(table, more)
-    return (*prove_steps(survey), *prove_cover(survey), *prove_places(survey), *prove_layouts(survey))
+    return (
+        *prove_steps(survey),
+        *prove_gaps(survey),
+        *prove_cover(survey),
+        *prove_places(survey),
+        *prove_layouts(survey),
+    )

@@ -1,4 +1,4 @@
-"""Proofs about coverage: problems that nothing takes, that only slow kernels take, and chips that were left behind.
+"""Proofs about coverage: problems that only slow kernels take, and chips that were left behind.
 
 The packages assumed are those of a device asked by name: torch, triton and kerneltable.
 """
@@ -8,49 +8,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kerneltable.model import Device, Route
-from kerneltable.select.boxes import Box, joined, meet_all
+from kerneltable.select.boxes import joined, meet_all
+from kerneltable.select.lint_gaps import Region, nothing
 from kerneltable.select.region_text import region_text
 from kerneltable.select.regions import simplest_problem
 from kerneltable.select.survey import Proof, Survey, named
 
 FAST = ("native", "weight_only")
-Region = tuple[Box, ...]
 
 
 def prove_cover(survey: Survey) -> Iterator[Proof]:
-    """KT504, KT505 and KT506 for each route: one finding for all chips that lack the same problems."""
+    """KT505 and KT506 for each route: one finding for all chips that lack the same problems."""
     for route in survey.routes():
         if route.require is None:
-            behind = dict(_left_behind(survey, route))
-            yield from _prove_gaps(survey, route)
-            yield from _prove_behind(survey, route, behind)
+            yield from _prove_slow(survey, route)
+            yield from _prove_behind(survey, route, dict(_left_behind(survey, route)))
 
 
-def _prove_gaps(survey: Survey, route: Route) -> Iterator[Proof]:
+def _prove_slow(survey: Survey, route: Route) -> Iterator[Proof]:
     space, whole = survey.space(route.scheme), survey.whole(route.scheme)
-    for fast in (False, True):
-        groups: dict[Region, list[Device]] = {}
-        for device in survey.devices(route.platform, future=True):
-            region = slow(survey, route.scheme, device) if fast else nothing(survey, route.scheme, device)
-            if region:
-                groups.setdefault(region, []).append(device)
-        for region, devices in groups.items():
-            what = region_text(space, region, whole)
-            names = named(devices)
-            witness = survey.explain(simplest_problem(space, region), devices[0])
-            if fast:
-                message = f"only slow kernels take this on {names}: {what}"
-                help = "nothing to do when that is meant; a portable row with wider limits would serve it"
-            else:
-                message = f"nothing takes this on {names}: {what}"
-                help = "end the route with `reference`, or widen a row"
-            path = ("routes", route.scheme, route.platform)
-            yield Proof("KT505" if fast else "KT504", message, route.mark, path, help, witness)
-
-
-def nothing(survey: Survey, scheme: str, device: Device) -> Region:
-    """The problems that nothing takes on a device."""
-    return tuple(box for winner in survey.winners(scheme, device) if winner.kernel is None for box in winner.boxes)
+    groups: dict[Region, list[Device]] = {}
+    for device in survey.devices(route.platform, future=True):
+        region = slow(survey, route.scheme, device)
+        if region:
+            groups.setdefault(region, []).append(device)
+    for region, devices in groups.items():
+        message = f"only slow kernels take this on {named(devices)}: {region_text(space, region, whole)}"
+        help = "nothing to do when that is meant; a portable row with wider limits would serve it"
+        witness = survey.explain(simplest_problem(space, region), devices[0])
+        yield Proof("KT505", message, route.mark, ("routes", route.scheme, route.platform), help, witness)
 
 
 def slow(survey: Survey, scheme: str, device: Device) -> Region:

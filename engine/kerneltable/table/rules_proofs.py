@@ -15,8 +15,10 @@ RULES = (
          "these cannot be built on a machine, so this is worth knowing and no mistake.", "", "",
          "Nothing to do.", "note"),
     Rule("KT504", "problems that nothing takes", "On these chips a layer in this region has no kernel; only torch, "
-         "triton and kerneltable are taken to be installed.", "cuda: [triton_fp8_block]",
-         "cuda: [triton_fp8_block, reference]", "End the route with `reference`, or widen a row.", "warning"),
+         "triton and kerneltable are taken to be installed. What a `require`, a demand of `plans` or a `disable` takes "
+         "away is one finding at its line; where a kernel is required, every package is taken to be installed.",
+         "cuda: [triton_fp8_block]", "cuda: [triton_fp8_block, reference]",
+         "End the route with `reference`, widen a row, or limit what the override takes away.", "warning"),
     Rule("KT505", "problems left to slow kernels", "On these chips a kernel of kind emulation or reference wins this "
          "region; only torch, triton and kerneltable are taken to be installed.", "", "",
          "Nothing to do when it is meant; else add a portable row with wider limits.", "note"),
