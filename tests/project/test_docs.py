@@ -51,6 +51,19 @@ def test_the_overrides_of_the_docs_are_good() -> None:
         assert not [finding for finding in findings if finding.mark.file == "docs.yaml"]
 
 
+def test_the_example_override_is_that_of_readme_and_passes_the_gate_of_the_workflow(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    example = DOCS / "examples" / "h200.yaml"
+    assert "--fail-on-warn" in (DOCS / "github-workflow.yml").read_text()
+    assert main(["check", "-f", str(example), "--fail-on-warn"]) == 0, capsys.readouterr().out
+    shown = "\n".join(example.read_text().splitlines()[1:])
+    assert f"# docs/examples/h200.yaml\n{shown}\n```" in (DOCS.parent / "README.md").read_text()
+    capsys.readouterr()
+    main(["diff", "-f", str(example)])
+    assert "LOST" not in capsys.readouterr().out
+
+
 def test_the_erratum_of_the_docs_is_good(tmp_path: Path) -> None:
     (row,) = [block for block in blocks("deployments.md", "yaml") if block.startswith("errata:")]
     text = load_table(plugins=False).layers[0].text
