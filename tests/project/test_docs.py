@@ -64,6 +64,13 @@ def test_the_example_override_is_that_of_readme_and_passes_the_gate_of_the_workf
     assert "LOST" not in capsys.readouterr().out
 
 
+def test_the_docs_name_every_shipped_kernel_that_promises_batch_invariance() -> None:
+    (said,) = re.findall(r"Of the shipped rows only(.*?)promise", (DOCS / "deployments.md").read_text(), flags=re.S)
+    kernels = load_table(plugins=False).kernels.values()
+    promising = {kernel.id for kernel in kernels if kernel.numerics.batch_invariant and kernel.kind != "reference"}
+    assert set(re.findall(r"`(\w+)`", said)) - set(load_table(plugins=False).schemes) == promising
+
+
 def test_the_erratum_of_the_docs_is_good(tmp_path: Path) -> None:
     (row,) = [block for block in blocks("deployments.md", "yaml") if block.startswith("errata:")]
     text = load_table(plugins=False).layers[0].text
