@@ -5,7 +5,7 @@
 
 Hugging Face FP8, compressed-tensors and ModelOpt checkpoints whose formats a scheme covers; others are refused by name.
 `load` does the same with a table, a device or a kernel of one's own; `unregister` gives transformers its loaders back.
-Needs transformers 5: pip install kerneltable[transformers].
+Needs transformers 5: pip install 'kerneltable[transformers]'.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 if find_spec("transformers") is None:
     raise ImportError(
-        "kerneltable.transformers: wanted transformers 5; found none; pip install kerneltable[transformers]"
+        "kerneltable.transformers: wanted transformers 5; found none; pip install 'kerneltable[transformers]'"
     )
 
 from kerneltable.run.checkpoints.model_loading import load

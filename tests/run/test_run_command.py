@@ -176,18 +176,35 @@ def test_what_cannot_be_answered_exits_with_2_and_says_why_on_stderr_once(capsys
     assert printed.out == ""
 
 
-def test_kinds_whose_library_is_absent_are_skipped_with_a_message(capsys, monkeypatch):
+def test_kinds_whose_library_is_absent_are_skipped_with_a_message_and_the_exit_is_1(capsys, monkeypatch):
     from kerneltable.run.checkpoints import samples
 
     def absent(*_):
-        raise ImportError("No module named 'compressed_tensors'")
+        raise ModuleNotFoundError("No module named 'compressed_tensors'", name="compressed_tensors.compressors")
 
     monkeypatch.setattr(samples, "write_with_library", absent)
     code, found = answer(capsys, "--sample", "all", "--m", "2")
-    assert code == 0
+    assert code == 1
     assert {layer["checkpoint"] for layer in found["layers"]} == set(KINDS) - set(LIBRARY_KINDS)
     assert len(found["summary"]["skipped"]) == len(LIBRARY_KINDS)
-    assert "install compressed-tensors" in found["summary"]["skipped"][0]
+    wanted = "install compressed-tensors to write it: pip install 'kerneltable[samples]'"
+    assert found["summary"]["skipped"][0].endswith(f"No module named 'compressed_tensors'; {wanted}")
+    assert main(["run", "--sample", "all", "--m", "2", "--device", "cpu"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == f"{len(LIBRARY_KINDS)} of {len(KINDS)} samples were skipped"
+
+
+def test_a_skipped_sample_names_the_module_that_is_missing(capsys, monkeypatch):
+    from kerneltable.run.checkpoints import samples
+
+    def absent(*_, **__):
+        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+    monkeypatch.setattr(samples, "save_file", absent)
+    code, found = answer(capsys, "--sample", "hf-fp8-tensor")
+    assert code == 1
+    assert found["summary"]["skipped"] == [
+        "sample hf-fp8-tensor is skipped: No module named 'numpy'; install numpy to write it"
+    ]
 
 
 def test_refusals_are_grouped_and_counted(sample):

@@ -127,4 +127,4 @@ def test_without_transformers_the_next_step_is_named(capsys, sample, monkeypatch
     monkeypatch.delattr("kerneltable.run.checkpoints.model_loading", raising=False)
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(["run", str(sample), "--device", "cpu", "--generate", "Hello"]) == 2
-    assert "pip install kerneltable[transformers]" in capsys.readouterr().err
+    assert "pip install 'kerneltable[transformers]'" in capsys.readouterr().err

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def answer(folders: Sequence[tuple[str, Path]], skipped: Sequence[str], table: Table, args: argparse.Namespace) -> int:
     """Load each model, continue args.generate greedily and print it: 0, or 1 when there was no model to load.
 
+    returns  1 too when samples were left out
     errors   CheckpointError (transformers is not installed, or a checkpoint cannot be loaded), NoKernelError
     """
     generate, load = _with_transformers()
@@ -40,7 +41,7 @@ def answer(folders: Sequence[tuple[str, Path]], skipped: Sequence[str], table: T
         print_json({"format": 1, "generated": answers, "skipped": list(skipped)})
     elif skipped:
         print("\n".join(skipped))
-    return 0 if answers else 1
+    return 0 if answers and not skipped else 1
 
 
 def as_json(label: str, where: str, found: Generated) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def _with_transformers() -> tuple[Any, Any]:
         if (error.name or "").split(".")[0] != "transformers":
             raise
         raise CheckpointError(
-            f"--generate: wanted transformers 5; found {error}; install it with pip install kerneltable[transformers]"
+            f"--generate: wanted transformers 5; found: {error}; pip install 'kerneltable[transformers]'"
         ) from None
     return generate, load
 
