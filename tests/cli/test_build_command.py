@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from commands import ENGINE, Ask
@@ -96,6 +97,29 @@ def test_without_a_compiler_nothing_is_claimed(ask: Ask, monkeypatch: pytest.Mon
     answer = ask("build", "--arch", "sm90", *ONE, "--out", tmp_path / "made")
     assert (answer.code, answer.out) == (2, "")
     assert "nothing was built: NVRTC is not here" in answer.err
+
+
+def test_what_has_a_compiler_is_built_and_the_rest_is_reported(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def built(code: object, settings: object, compiler: object) -> SimpleNamespace:
+        return SimpleNamespace(content=b"code", fresh=True)
+
+    monkeypatch.setattr(building, "find_nvrtc", lambda: "NVRTC is not here")
+    monkeypatch.setattr(building, "find_compiler", lambda: None)
+    monkeypatch.setattr(building, "compiled_cpp", built)
+    words = ("--arch", "h200,host", "--some", "1", "--processes", "1", "--out", tmp_path / "made")
+    answer = ask("build", *words)
+    assert (answer.code, answer.err) == (1, "")
+    host, *others, last = answer.out.splitlines()
+    assert host.startswith("cpu/")
+    assert " host " in host
+    assert "1 compiled" in host
+    assert "    NVRTC is not here" in others
+    assert "1 compiled, 0 cached" in last
+    found = ask("build", *words, "--format", "json")
+    failed = {one["architecture"]: (one["failed"] > 0, one["errors"]) for one in found.json["built"]}
+    assert failed == {"host": (False, []), "sm90": (True, ["NVRTC is not here"])}
 
 
 def test_without_a_home_folder_the_user_is_told_what_to_set(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

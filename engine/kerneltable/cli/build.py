@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentTypeError, Namespace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,18 +67,19 @@ def dtypes(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def run(args: Namespace) -> int:
-    """0 when all is built, 1 when something does not compile, 2 when a compiler is missing or a name unknown."""
-    from kerneltable.run.checks.building import build, missing_compiler
+    """0 when all is built, 1 when something is not, 2 when nothing can be (no compiler) or a name is unknown."""
+    from kerneltable.run.checks.building import build, divided
     from kerneltable.table import load_table
 
     table = load_table(args.table, list(args.override), any_writer=args.allow_insecure_permissions)
     settings = _settings(args)
     jobs = list(_jobs(args, table))
-    missing = missing_compiler(jobs)
-    if missing:
-        raise KernelTableError(f"nothing was built: {missing}")
+    possible, unbuilt = divided(jobs)
+    if unbuilt and not possible:
+        reasons = dict.fromkeys(error for built in unbuilt for error in built.errors)
+        raise KernelTableError(f"nothing was built: {'; '.join(reasons)}")
     done: list[Built] = []
-    for built in build(jobs, settings, args.processes):
+    for built in chain(build(possible, settings, args.processes), unbuilt):
         done.append(built)
         if args.format == "text":
             _show_progress("")

@@ -162,6 +162,18 @@ def missing_compiler(jobs: Iterable[Job]) -> str:
     return "; ".join(found for found in (nvrtc, cpp) if isinstance(found, str))
 
 
+def divided(jobs: Iterable[Job]) -> tuple[list[Job], list[Built]]:
+    """The jobs whose compiler is here, and the others, each instance failed with the reason."""
+    jobs = tuple(jobs)
+    kinds = ([job for job in jobs if job.chip is not None], [job for job in jobs if job.chip is None])
+    why = [missing_compiler(kind) for kind in kinds]
+    lacking = {job: missing for kind, missing in zip(kinds, why, strict=True) if missing for job in kind}
+    unbuilt = [
+        Built(job, tuple(Outcome(0, False, 0.0, missing) for _ in _parts(job))) for job, missing in lacking.items()
+    ]
+    return [job for job in jobs if job not in lacking], unbuilt
+
+
 def build(jobs: Sequence[Job], settings: CompileSettings, processes: int | None = None) -> Iterator[Built]:
     """Compile what is not in the cache yet; each job is given back when all of it is done, in order.
 
