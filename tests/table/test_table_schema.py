@@ -20,6 +20,7 @@ from kerneltable.table.nodes import read_nodes
 from kerneltable.table.report import Report
 from kerneltable.table.schema import check_schema, load_schema
 from kerneltable.table.source import from_text
+from kerneltable.table.wording import CHIP_KEYS
 
 SCHEMAS = {name: json.loads(shipped("schema", f"{name}.schema.json").read_text()) for name in ("dispatch", "override")}
 KEYWORDS = {
@@ -196,6 +197,30 @@ def test_several_unknown_and_missing_keys_are_each_a_finding(tmp_path):
     text = changed(("    kind: native\n", "    kin: native\n    stat: x\n"), ("    status: unverified\n", ""))
     _, findings = read_text(tmp_path, text)
     assert codes(findings) == ["KT202", "KT202", "KT201", "KT201"]
+
+
+@pytest.mark.parametrize(("said", "help"), [
+    ('capability: {min: "9.0", max: "9.9"}', "{cuda: {capability: ...}}"),
+    ("capability: {}", "{cuda: {capability: ...}}"),
+    ("architectures: [sm90]", "{PLATFORM: {architectures: ...}}"),
+    ("portable: true", "{PLATFORM: {portable: ...}}"),
+])  # fmt: skip
+def test_a_platform_left_out_under_runs_on_is_named_as_the_mistake(tmp_path, said, help):
+    key = said.partition(":")[0]
+    _, over = laid_over(f"kernels: {{fast: {{runs_on: {{{said}}}}}}}\n")
+    _, inside = read_text(
+        tmp_path, changed(("      cpu: {portable: true}", f"      cpu: {{portable: true}}\n      {said}"))
+    )
+    for finding in (*over, *inside):
+        assert (finding.code, finding.length) == ("KT303", len(key))
+        assert finding.message.endswith(f": runs_on: unknown platform '{key}'")
+        assert finding.help == f"the platform is left out: write runs_on: {help}"
+    assert (len(over), len(inside)) == (1, 1)
+
+
+def test_what_runs_on_says_of_a_platform_is_what_the_schema_knows():
+    rows = load_schema("dispatch")["properties"]["kernels"]["additionalProperties"]
+    assert set(rows["properties"]["runs_on"]["additionalProperties"]["properties"]) == set(CHIP_KEYS)
 
 
 def test_a_refused_value_is_not_spoken_of_twice(tmp_path):

@@ -19,6 +19,7 @@ from kerneltable.table.names import (
 from kerneltable.table.node import Node
 from kerneltable.table.platforms import CAPABLE
 from kerneltable.table.report import Path, Report, listed, nearest, shown
+from kerneltable.table.wording import CHIP_KEYS, about_platform
 
 
 def check_schemes(names: Names, report: Report) -> None:
@@ -57,6 +58,9 @@ def _check_runs_on(row: Node, names: Names, base: Path, report: Report) -> None:
     runs_on = row.at("runs_on")
     for platform, node in runs_on.entries().items() if runs_on else ():
         path: Path = (*base, "runs_on", platform)
+        if runs_on is not None and platform in CHIP_KEYS and platform not in names.platforms:
+            about_platform(str(base[1]), platform, runs_on, report)
+            continue
         if runs_on is None or not look_up_key(report, "KT303", "platform", platform, runs_on, names.platforms):
             continue
         for key, code, kind, known in (

@@ -17,7 +17,7 @@ from kerneltable.model import Mark
 from kerneltable.table.locate import shipped
 from kerneltable.table.node import Node
 from kerneltable.table.report import ENOUGH, Path, Report
-from kerneltable.table.wording import about_key, mark_of, word_error
+from kerneltable.table.wording import CHIP_KEYS, about_key, about_platform, mark_of, word_error
 
 _ANNOTATIONS = frozenset({"$schema", "$defs", "title", "description"})
 
@@ -81,6 +81,13 @@ def _report(error: ValidationError, root: Node, report: Report, path: Path, said
     steps = list(error.absolute_schema_path)
     if node is None or node.refused:
         return
+    if _lacks_platform((*path, *below)):
+        whole = (*path, *below)[:4]
+        owner = root.at(*below[: 3 - len(path)])
+        if owner is not None and ("KT303", whole, None) not in said:
+            said.add(("KT303", whole, None))
+            about_platform(str(whole[1]), str(whole[3]), owner, report)
+        return
     if len(steps) > 1 and steps[-2] == "propertyNames":
         about_key(str(error.instance), node, (*path, *below), error.schema, report)
         return
@@ -100,6 +107,11 @@ def _report(error: ValidationError, root: Node, report: Report, path: Path, said
             said.add(key)
             mark, length = _spot(node, found.name, found.item, place)
             report.add(found.code, found.message, mark, path=found.path, length=length, help=found.help)
+
+
+def _lacks_platform(path: Path) -> bool:
+    """Whether what a kernel says of chips stands under runs_on where a platform should: {capability: {min: "9.0"}}."""
+    return len(path) > 3 and (path[0], path[2]) == ("kernels", "runs_on") and path[3] in CHIP_KEYS
 
 
 def _spot(node: Node, name: str | None, item: int | None, place: tuple[Mark, int]) -> tuple[Mark, int]:

@@ -20,6 +20,8 @@ _CODES = {
     "minProperties": "KT207", "maxProperties": "KT207", "minLength": "KT207", "maxLength": "KT207",
     "uniqueItems": "KT208", "not": "KT209",
 }  # fmt: skip
+CHIP_KEYS = ("capability", "architectures", "families", "features", "fp8", "portable")
+"""What runs_on says of one platform; held against the schema by a test."""
 _SECTIONS = {"kernels": "kernel", "schemes": "scheme", "platforms": "platform"}
 _GOES_WITH = {
     "verified": "`verified` goes with `status: verified`",
@@ -88,6 +90,15 @@ def about_key(name: str, node: Node, path: Path, schema: Any, report: Report) ->
     message = f"{subject(path)}: {shown(name)} is not a name{detail}"
     help = f"names look like {example}: lower case ASCII letters, digits, _ and - as shown, at most 64 characters"
     report.add("KT205", message, mark, path=(*path, name), length=len(name), help=help)
+
+
+def about_platform(kernel: str, name: str, runs_on: Node, report: Report) -> None:
+    """Report what is said of a platform where the platform's own name should stand; once, whoever meets it."""
+    between = "cuda" if name == "capability" else "PLATFORM"
+    help = f"the platform is left out: write runs_on: {{{between}: {{{name}: ...}}}}"
+    path: Path = ("kernels", kernel, "runs_on")
+    message = f"{subject(path)}: unknown platform {shown(name)}"
+    report.add("KT303", message, runs_on.keys[name], path=(*path, name), length=len(name), help=help)
 
 
 def word_error(keyword: str, error: Any, node: Node, path: Path) -> Iterator[Wording]:
