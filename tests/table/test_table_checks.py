@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 import pytest
-from table_samples import SMALL, TABLES, TODAY, changed, codes, order, read_text
+from table_samples import SMALL, TABLES, TODAY, changed, codes, laid_over, order, read_text
 
 from kerneltable.errors import Finding
 from kerneltable.model import Mark, MultipleOf, Needs, OneOf, Range
@@ -98,6 +98,15 @@ def test_a_circle_of_three_names_its_members(tmp_path):
     _, findings = read_text(tmp_path, text)
     assert set(codes(findings)) == {"KT308"}
     assert "sm80 is like sm120 is like sm90 is like sm80: a circle" in findings[0].message
+
+
+def test_a_wrong_name_to_copy_is_not_answered_with_a_copy_of_itself(tmp_path):
+    new = "platforms: {cuda: {architectures: {sm129: {like: sm12}, sm122: {like: sm129}}}}\n"
+    _, findings = laid_over(new)
+    assert codes(findings) == ["KT304"]
+    assert findings[0].help == "did you mean 'sm120'?"
+    _, findings = laid_over("platforms: {cuda: {architectures: {sm129: {like: sm129}}}}\n")
+    assert "KT308" in codes(findings)
 
 
 def test_a_tail_that_leads_into_a_circle_ends_too(tmp_path):

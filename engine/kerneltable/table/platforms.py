@@ -89,7 +89,9 @@ def check_platforms(root: Node, names: Names, report: Report) -> None:
 
 def _check_like(architectures: Mapping[str, Node], name: str, path: Path, report: Report) -> None:
     parent = architectures[name].at("like")
-    if parent is None or not look_up(report, "KT304", "architecture", parent, architectures, (*path, "like")):
+    others = [other for other in architectures if name not in lineage(architectures, other)]
+    known = architectures if parent is not None and parent.text() in architectures else others  # a copy is no advice
+    if parent is None or not look_up(report, "KT304", "architecture", parent, known, (*path, "like")):
         return
     chain = lineage(architectures, name)
     last = architectures[chain[-1]].at("like")
