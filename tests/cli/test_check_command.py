@@ -23,7 +23,7 @@ def test_check_finds_a_wrong_name_and_says_where(ask: Ask, tmp_path: Path) -> No
     assert (answer.code, answer.err) == (1, "")
     assert f"{file}:2:20: error[KT" in answer.out
     assert "did you mean 'triton_w8a16'?" in answer.out
-    assert answer.out.splitlines()[-1].endswith(": not usable: 1 error")
+    assert answer.out.splitlines()[-1] == f"dispatch.yaml + {file}: not usable: 1 error"
     found = ask("check", "-f", file, "--format", "json").json
     assert [(f["severity"], f["file"], f["line"], f["column"]) for f in found["findings"]] == [("error", file, 2, 20)]
 

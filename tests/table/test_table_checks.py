@@ -235,6 +235,24 @@ def test_a_long_line_is_cut_around_the_caret():
     assert excerpt.endswith("...")
 
 
+@pytest.mark.parametrize(("before", "value", "spaces", "carets"), [
+    ("理由: ", "値", 6, 2),
+    ("o\u0308de: ", "nai\u0308f", 5, 4),
+    ("ＡＢ ｱ ", "x", 7, 1),
+    ("é→ ", "ä…", 3, 2),
+    ("🙂 ", "e\u20dd", 3, 1),
+])  # fmt: skip
+def test_carets_stand_under_wide_and_combining_characters(before, value, spaces, carets):
+    text = f"{before}{value}  # 注"
+    finding = Finding("KT105", "error", "x", Mark("f", 1, len(before) + 1), length=len(value), line_text=text)
+    assert render(finding)[1:3] == [f"   1 | {text}", f"     | {' ' * spaces}{'^' * carets}"]
+
+
+def test_a_caret_behind_the_end_of_a_wide_line_stands_behind_it():
+    finding = Finding("KT105", "error", "x", Mark("f", 1, 3), length=9, line_text="値値")
+    assert render(finding)[2] == "     |     ^"
+
+
 def test_nothing_in_a_finding_reaches_the_terminal_raw():
     finding = Finding("KT105", "error", "x", Mark("a\x1b[31m", 1, 2), line_text="\x1b[31m\trest")
     assert "\x1b" not in "".join(render(finding))

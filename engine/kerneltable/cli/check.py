@@ -86,7 +86,7 @@ def run(args: Namespace) -> int:
     if table is not None and args.canary:
         findings = merged(table, findings, _canaries(args, table))
     findings, known = _divided((*findings, *drift), known_before, usable=table is not None)
-    _print(args.format, _name(args.table, table), table, findings, known)
+    _print(args.format, _name(args.table, args.override, table), table, findings, known)
     if any(finding.code == UNREADABLE for finding in findings):
         return 2
     severities = {finding.severity for finding in findings}
@@ -173,10 +173,10 @@ def _print(
         print(f"{name}: {what}: {count_text(findings)}{more}")
 
 
-def _name(path: str | None, table: Table | None) -> str:
+def _name(path: str | None, overrides: Sequence[str], table: Table | None) -> str:
     """The files that were read: the table, then the overrides over it."""
     if table is None or not table.layers:
-        return path or "dispatch.yaml"
+        return " + ".join((path or "dispatch.yaml", *overrides))
     return " + ".join(layer.name for layer in table.layers)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import category, east_asian_width
+
 from kerneltable.errors import Finding
 from kerneltable.table.report import shown
 
@@ -37,7 +39,19 @@ def _excerpt(finding: Finding) -> list[str]:
     start = max(0, finding.mark.column - 1 - WIDEST // 2) if len(text) > WIDEST else 0
     piece = text[start : start + WIDEST]
     before = "..." if start else ""
-    column = finding.mark.column - 1 - start + len(before)
-    carets = "^" * max(1, min(finding.length, len(before) + len(piece) - column))
+    column = finding.mark.column - 1 - start
+    indent = " " * (len(before) + columns(piece[:column]) + max(0, column - len(piece)))
+    carets = "^" * max(1, columns(piece[column : column + finding.length]))
     after = "..." if start + WIDEST < len(text) else ""
-    return [f"{number} | {before}{piece}{after}", f"{' ' * len(number)} | {' ' * column}{carets}"]
+    return [f"{number} | {before}{piece}{after}", f"{' ' * len(number)} | {indent}{carets}"]
+
+
+def columns(text: str) -> int:
+    """The columns that a text takes on a terminal: East Asian wide characters two, marks upon another none.
+
+    source   Unicode Standard Annex 11: classes W and F are wide; an ambiguous character counts as narrow
+    """
+    if text.isascii():
+        return len(text)
+    marks = ("Mn", "Me", "Cf")
+    return sum(0 if category(c) in marks else 2 if east_asian_width(c) in "WF" else 1 for c in text)
