@@ -56,14 +56,42 @@ def test_check_works_from_any_folder(tmp_path: Path) -> None:
     assert process("check", cwd=tmp_path).returncode == 0
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
-    command = f"'{sys.executable}' -m kerneltable.cli show | head -n 1"
-    ran = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command],
+def shell(line: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of `kerneltable LINE`."""
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"'{sys.executable}' -m kerneltable.cli {line}"],
         capture_output=True, text=True, env={"PYTHONPATH": str(ENGINE), "PATH": "/usr/bin:/bin"}, check=False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "first"), [("show", "# dispatch.yaml"), ("run --sample hf-fp8-tensor --device cpu", "hf-fp8-tensor")]
+)
+def test_a_reader_that_leaves_is_no_error(command: str, first: str) -> None:
+    """A reader that is gone before the first line, and one that takes it."""
+    ran = shell(f"{command} | head -n 1")
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert ran.stdout.startswith("# dispatch.yaml")
+    assert ran.stdout.startswith(first)
+    gone = shell(f"{command} | true")
+    assert (gone.returncode, gone.stdout, gone.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_with_streams_closed_the_exit_code_still_answers(closed: str) -> None:
+    for command, code in (("check", 0), ("check missing.yaml", 2), ("nope", 2)):
+        ran = shell(f"{command} {closed}")
+        assert (ran.returncode, ran.stdout) == (code, "")
+        assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("command", ["show", "--version"])
+def test_an_answer_that_has_no_room_is_said_in_one_line(command: str) -> None:
+    """Also a long one, of which a part has gone to the system before the end."""
+    ran = shell(f"{command} > /dev/full")
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert ran.stderr.startswith("kerneltable: ")
+    assert ran.stderr.endswith(": No space left on device\n")
 
 
 def test_an_interrupt_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:

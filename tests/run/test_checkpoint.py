@@ -418,6 +418,24 @@ def test_a_shard_may_be_a_symbolic_link_as_in_a_download_cache(sharded, table):
     assert list(load(sharded, table)) == ["a", "b"]
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_this_user_may_not_read_is_not_called_missing(tmp_path, table, monkeypatch, name):
+    folder = write(tmp_path / "m", linear("a"), FP8_BLOCK)
+    really = Path.open
+
+    def denied(self, *given, **more):
+        if self.name == name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return really(self, *given, **more)
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(CheckpointError) as raised:
+        load(folder, table)
+    assert str(raised.value) == (
+        f"{folder / name}: cannot be read: permission denied; give this user the right to read it"
+    )
+
+
 @pytest.mark.parametrize("content", ["{", "", "[1]", "null", '{"a": \x00}', "[" * 100_000, "\ufeff{"])
 def test_bad_json_is_refused_naming_the_file(tmp_path, table, content):
     folder = write(tmp_path / "m", linear("a"), FP8_BLOCK)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from kerneltable.model import Selection
     from kerneltable.run.checkpoints.generation import Generated
     from kerneltable.run.ledger import SetAside
@@ -24,10 +26,21 @@ def print_text(measured: Sequence[Measured], failed: Sequence[Failed], aside: Se
     aside  the ledger's kernels that are not tried again
     """
     from rich.console import Console
-    from rich.table import Table as Grid
     from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE, highlight=False, soft_wrap=False)
+    with console.capture() as text:  # rich ends the process with 1 where a reader has gone; print raises, as elsewhere
+        _draw(console, measured)
+        for line in summary(measured, failed, aside):
+            console.print(Text(line), soft_wrap=True)
+    print(text.get(), end="")
+
+
+def _draw(console: Console, measured: Sequence[Measured]) -> None:
+    """A table for each checkpoint."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
     for label in dict.fromkeys(layer.checkpoint for layer in measured):
         console.print(Text(label, style="bold"))
         grid = Grid(box=None, pad_edge=False)
@@ -41,8 +54,6 @@ def print_text(measured: Sequence[Measured], failed: Sequence[Failed], aside: Se
             grid.add_row(Text(layer.name), layer.scheme, size, layer.kernel, error, f"{layer.microseconds:.1f}")
         console.print(grid)
         console.print()
-    for line in summary(measured, failed, aside):
-        console.print(Text(line), soft_wrap=True)
 
 
 def summary(measured: Sequence[Measured], failed: Sequence[Failed], aside: Sequence[SetAside]) -> list[str]:

@@ -37,7 +37,8 @@ class Entry:
 def read_json(path: Path, longest: int = LONGEST_CONFIG) -> Mapping[str, object]:
     """Read a JSON object from a regular file of at most `longest` bytes.
 
-    errors   CheckpointError naming the file: absent, not a file, too long, not UTF-8, not JSON, not an object
+    errors   CheckpointError naming the file: absent, not a file, no right to read it, too long, not UTF-8, not JSON,
+             not an object
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: wanted a file; found {'no regular file' if path.exists() else 'nothing'}")
@@ -47,7 +48,9 @@ def read_json(path: Path, longest: int = LONGEST_CONFIG) -> Mapping[str, object]
         if len(raw) > longest:
             raise CheckpointError(f"{path}: longer than {longest >> 20} MiB; no config is")
         found = json.loads(raw.decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: wanted a JSON object; found a {type(found).__name__}")
@@ -137,7 +140,18 @@ def _opened(file: Path) -> Iterator[Any]:
     if not file.is_file():
         raise CheckpointError(f"{file}: wanted a safetensors file; found nothing; is the download complete?")
     try:
+        with file.open("rb"):  # safetensors says of a file that this user may not read that it is not there
+            pass
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    try:
         with safe_open(str(file), framework="pt", device="cpu") as shard:
             yield shard
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{file}: cannot be read as safetensors: {error}; is the download complete?") from None
+
+
+def _unreadable(file: Path, error: OSError) -> CheckpointError:
+    """What the system says of a file that is there, in words."""
+    step = "; give this user the right to read it" if isinstance(error, PermissionError) else ""
+    return CheckpointError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}{step}")
