@@ -193,3 +193,11 @@ def test_layers_made_elsewhere_can_be_tracked_and_are_let_go(engine: kt.Engine, 
     del layer
     gc.collect()
     assert engine.stale() == ()
+
+
+def test_one_path_of_an_override_stands_for_itself(file: Path) -> None:
+    assert (
+        kt.Engine(overrides=file).digest == kt.Engine(overrides=str(file)).digest == kt.Engine(overrides=[file]).digest
+    )
+    with pytest.raises(kt.ProblemError, match="overrides must be a list of paths"):
+        kt.Engine(overrides=7)  # type: ignore[arg-type]

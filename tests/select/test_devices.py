@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,6 +82,17 @@ def test_an_unknown_name_is_refused_with_the_next_step(name: str, words: str) ->
 def test_what_is_no_name_is_refused(name: Any) -> None:
     with pytest.raises(ProblemError, match="a device is named by 1 to 100 characters"):
         device(name, TABLE)
+
+
+def test_what_is_no_text_is_refused_by_its_type() -> None:
+    step = "; kerneltable.current_device() describes the present one"
+    with pytest.raises(ProblemError) as caught:
+        device(Path("cpu"), TABLE)  # type: ignore[arg-type]
+    assert str(caught.value).endswith(f", such as 'h200'; found pathlib.{type(Path()).__name__} 'cpu'{step}")
+    with pytest.raises(ProblemError, match="; found NoneType 'None'; "):
+        device(None, TABLE)  # type: ignore[arg-type]
+    with pytest.raises(ProblemError, match=r"; found '   '$"):
+        device("   ", TABLE)
 
 
 def test_a_name_on_two_platforms_must_say_which() -> None:

@@ -37,6 +37,17 @@ def test_the_first_kernel_that_nothing_refuses_wins() -> None:
     assert chosen(table(), n=0, k=0) == "reference"
 
 
+def test_a_name_stands_for_its_device() -> None:
+    for name in ("h200", "sm89", "cuda:13.0"):
+        assert select(table(), name, PROBLEM) == select(table(), device(name, table()), PROBLEM)
+
+
+@pytest.mark.parametrize("wrong", ["a101", None, 90, {"platform": "cuda"}])
+def test_what_is_no_device_is_refused_in_words(wrong: Any) -> None:
+    with pytest.raises(ProblemError, match="device"):
+        select(table(), wrong, PROBLEM)
+
+
 def test_order_decides_between_kernels_that_would_do() -> None:
     assert chosen(table(route("fp8", "cuda", "reference", "fast"))) == "reference"
     assert chosen(table(route("fp8", "cuda", "fast", "reference"))) == "fast"

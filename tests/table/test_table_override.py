@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_samples import TABLES, TODAY, codes, laid_over, order
 
+from kerneltable.errors import ProblemError
 from kerneltable.model import Needs, OneOf, Range
+from kerneltable.table import check_table, load_table
 from kerneltable.table.load import read
 
 TWO = TABLES / "good" / "every-key.yaml"
@@ -45,6 +49,27 @@ def test_a_step_with_a_condition_can_be_put_in_front():
     assert order(table) == ["reference", "fast"]
     assert table is not None
     assert table.routes["fp8_w8a8", "cuda"].steps[0].when[0].key == "when.m.max"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_path_stands_for_itself(tmp_path, kind):
+    file = tmp_path / "deploy.yaml"
+    file.write_text("override: 1\nroutes: {fp8_w8a8: {cuda: {order: {prepend: [reference]}}}}\n")
+    small = TABLES / "good" / "small.yaml"
+    assert load_table(small, kind(file)).digest == load_table(small, [file]).digest
+    assert load_table(small, kind(file)).digest != load_table(small).digest
+
+
+@pytest.mark.parametrize(("wrong", "found"), [
+    (None, "; found NoneType"), (7, "; found int"), (b"a.yaml", "; found bytes"), ({"a.yaml": ""}, "; found dict"),
+    ([7], "; item 0 is int"), (["a.yaml", ("a", "b", "c")], "; item 1 is tuple"), ([("a", 1)], "; item 0 is tuple"),
+])  # fmt: skip
+def test_overrides_that_are_no_list_of_paths_are_refused_in_words(wrong, found):
+    for reader in (load_table, check_table):
+        with pytest.raises(ProblemError) as caught:
+            reader(TABLES / "good" / "small.yaml", wrong)
+        wanted = "overrides must be a list of paths or of (name, text) pairs, or one path"
+        assert str(caught.value) == f"{wanted}{found}: write overrides=['deploy.yaml']"
 
 
 def test_a_value_remembers_the_file_that_set_it():

@@ -18,6 +18,7 @@ from kerneltable.errors import ConfigError, Finding, KernelTableError
 from kerneltable.model import Device, Problem, Selection, Table
 from kerneltable.select.select import select
 from kerneltable.table import check_table, load_table
+from kerneltable.table.load import each_override
 
 if TYPE_CHECKING:
     from kerneltable.run.bound_layer import BoundLayer
@@ -58,19 +59,19 @@ class Engine:
     def __init__(
         self,
         table: str | os.PathLike[str] | None = None,
-        overrides: Iterable[Files] = (),
+        overrides: Iterable[Files] | str | os.PathLike[str] = (),
         *,
         plugins: bool = True,
     ) -> None:
         """Read the files a first time.
 
         table      a table file; None is the table that comes with kerneltable
-        overrides  files, read again at each reload, or (name, text) pairs; later ones win
+        overrides  files, read again at each reload, or (name, text) pairs; later ones win; one path may stand alone
         plugins    lay what installed packages bring over the shipped table
-        errors     ConfigError with every finding
+        errors     ConfigError with every finding, ProblemError for overrides that are no list
         """
         self._path = table
-        self._overrides = tuple(overrides)
+        self._overrides = tuple(each_override(overrides))
         self._plugins = plugins
         self._reading = threading.Lock()
         self._layers: WeakSet[BoundLayer] = WeakSet()
@@ -86,7 +87,7 @@ class Engine:
         """SHA-256 of the table in force: equal on all ranks of a job, or they would not decide alike."""
         return self._table.digest
 
-    def select(self, device: Device, problem: Problem) -> Selection:
+    def select(self, device: Device | str, problem: Problem) -> Selection:
         """The choice of the table in force for a problem on a device; errors as `kerneltable.select`."""
         return select(self._table, device, problem)
 

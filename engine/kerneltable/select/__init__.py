@@ -17,7 +17,7 @@ __all__ = ["complete", "device", "explain", "refusals", "select", "with_packages
 class _CallablePackage(ModuleType):
     """Lets `kerneltable.select` be called: Python binds the package over a function of the same name."""
 
-    def __call__(self, table: Table, device: Device, problem: Problem) -> Selection:
+    def __call__(self, table: Table, device: Device | str, problem: Problem) -> Selection:
         return select(table, device, problem)
 
 

@@ -26,7 +26,8 @@ def device(name: str, table: Table, *, packages: Mapping[str, str | None] | None
     errors    ProblemError with the nearest name, or when a name stands for several chips
     """
     if not isinstance(name, str) or not name.strip() or len(name) > 100:
-        raise ProblemError(f"a device is named by 1 to 100 characters, such as 'h200'; found {str(name)[:100]!r}")
+        step = "" if isinstance(name, str) else "; kerneltable.current_device() describes the present one"
+        raise ProblemError(f"a device is named by 1 to 100 characters, such as 'h200'; found {_found(name)}{step}")
     prefix, _, rest = name.strip().partition(":")
     platform = table.platforms.get(prefix.strip().lower())
     platforms = [platform] if platform else list(table.platforms.values())
@@ -41,6 +42,15 @@ def device(name: str, table: Table, *, packages: Mapping[str, str | None] | None
     if platform is not None and capability is not None and _has_capabilities(platform):
         return Device(platform.name, None, name.strip(), capability, _assumed(platform, packages))
     raise _unknown(name, chip, platform, table)
+
+
+def _found(value: object) -> str:
+    """What was given as a name: a text as such, anything else with its type."""
+    if isinstance(value, str):
+        return repr(value[:100])
+    kind = type(value)
+    owner = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"{owner}{kind.__qualname__} {str(value)[:100]!r}"
 
 
 def _assumed(platform: Platform, packages: Mapping[str, str | None] | None) -> Mapping[str, str | None]:

@@ -15,7 +15,6 @@ from kerneltable.model import (
     Denial,
     Device,
     Kernel,
-    Mark,
     Needs,
     Predicate,
     Problem,
@@ -26,6 +25,7 @@ from kerneltable.model import (
     Table,
 )
 from kerneltable.names import hint
+from kerneltable.select.devices import device as by_name
 from kerneltable.select.predicates import (
     FACT_OF,
     SIZES,
@@ -47,13 +47,16 @@ MOST_ANSWERS = 4096
 MOST_KINDS = 256
 
 
-def select(table: Table, device: Device, problem: Problem) -> Selection:
+def select(table: Table, device: Device | str, problem: Problem) -> Selection:
     """Choose the kernel for a problem on a device.
 
+    device    a Device, or a name of the table ("h200")
     returns   the chosen kernel's id, or None when every candidate refuses or the platform has no route, and every
               candidate of the route with its verdict and all of its refusals
-    errors    ProblemError for a question the table cannot be asked (unknown scheme, negative size, ...)
+    errors    ProblemError for a question the table cannot be asked (unknown scheme or device, negative size, ...)
     """
+    if not isinstance(device, Device):
+        device = by_name(device, table)
     question = (device, problem)
     answer = table.answers.get(question)
     if answer is None:
@@ -257,7 +260,7 @@ def _no_route(table: Table, device: Device, problem: Problem, route: Route | Non
         return f"the route of scheme '{problem.scheme}' on platform '{device.platform}' is empty ({route.mark})"
     if device.platform not in table.platforms:
         return f"the table does not know platform '{device.platform}'; {hint(device.platform, table.platforms)}"
-    mark: Mark = table.schemes[problem.scheme].mark
+    mark = table.schemes[problem.scheme].mark
     return f"scheme '{problem.scheme}' ({mark}) has no route on platform '{device.platform}'; add one under routes"
 
 

@@ -19,7 +19,7 @@ __all__ = ["check_table", "load_table"]
 
 def load_table(
     path: str | os.PathLike[str] | None = None,
-    overrides: Iterable[Override] = (),
+    overrides: Iterable[Override] | str | os.PathLike[str] = (),
     *,
     signatures: Signatures | None = None,
     plugins: bool = True,
@@ -28,11 +28,12 @@ def load_table(
     """Read a table, lay overrides over it in order, check everything, and freeze it.
 
     path        a table file; None is the table that comes with kerneltable
-    overrides   files, or (name, text) pairs; later ones win
+    overrides   files, or (name, text) pairs; later ones win; one path may stand alone
     signatures  kernel id -> constructor parameter -> whether it is required; rows are checked against them
     plugins     lay what installed packages bring over the shipped table; a table given by path stands alone
     any_writer  take override files that others than this user and root can write; an override decides which code runs
-    errors      ConfigError with every finding, sorted by file, line and column
+    errors      ConfigError with every finding, sorted by file, line and column; ProblemError for overrides of another
+                type
     """
     table, findings = check_table(path, overrides, signatures=signatures, plugins=plugins, any_writer=any_writer)
     if table is None:
@@ -42,11 +43,11 @@ def load_table(
 
 def check_table(
     path: str | os.PathLike[str] | None = None,
-    overrides: Iterable[Override] = (),
+    overrides: Iterable[Override] | str | os.PathLike[str] = (),
     *,
     signatures: Signatures | None = None,
     plugins: bool = True,
     any_writer: bool = False,
 ) -> tuple[Table | None, tuple[Finding, ...]]:
-    """The same without raising: the table, or None when it cannot be used, and all findings, warnings too."""
+    """The same without raising ConfigError: the table, or None when it cannot be used; all findings, warnings too."""
     return read(path, overrides, signatures=signatures, plugins=plugins, any_writer=any_writer)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from itertools import islice
 
-from kerneltable.errors import Finding
+from kerneltable.errors import Finding, ProblemError
 from kerneltable.model import Mark, Table
 from kerneltable.table.build import build_table
 from kerneltable.table.locate import shipped
@@ -31,7 +31,7 @@ MOST_OVERRIDES = 1000
 
 def read(
     path: str | os.PathLike[str] | None,
-    overrides: Iterable[Override],
+    overrides: Iterable[Override] | str | os.PathLike[str],
     *,
     signatures: Signatures | None = None,
     today: date | None = None,
@@ -86,8 +86,28 @@ def _plugin_sources(report: Report) -> list[Source]:
     return [from_file(path, report, strict=False) for path in plugin_files()]
 
 
-def _given_sources(overrides: Iterable[Override], report: Report, *, strict: bool) -> list[Source]:
-    given = tuple(islice(overrides, MOST_OVERRIDES + 1))
+def each_override(overrides: Iterable[Override] | str | os.PathLike[str]) -> Iterator[Override]:
+    """The overrides that a caller gave; one path stands for itself and is not read letter by letter.
+
+    errors   ProblemError for what is neither a path nor a list of paths and (name, text) pairs
+    """
+    wanted = "overrides must be a list of paths or of (name, text) pairs, or one path"
+    if isinstance(overrides, str | os.PathLike):
+        yield overrides
+        return
+    if not isinstance(overrides, Iterable) or isinstance(overrides, bytes | Mapping):
+        raise ProblemError(f"{wanted}; found {type(overrides).__name__}: write overrides=['deploy.yaml']")
+    for place, item in enumerate(overrides):
+        is_pair = isinstance(item, tuple) and [type(part) for part in item] == [str, str]
+        if not is_pair and not isinstance(item, str | os.PathLike):
+            raise ProblemError(f"{wanted}; item {place} is {type(item).__name__}: write overrides=['deploy.yaml']")
+        yield item
+
+
+def _given_sources(
+    overrides: Iterable[Override] | str | os.PathLike[str], report: Report, *, strict: bool
+) -> list[Source]:
+    given = tuple(islice(each_override(overrides), MOST_OVERRIDES + 1))
     if len(given) > MOST_OVERRIDES:
         message = f"more than {MOST_OVERRIDES} overrides were given"
         report.add("KT123", message, Mark("overrides", 1, 1), help="join them into fewer files")
