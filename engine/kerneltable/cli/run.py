@@ -73,9 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from kerneltable.run.place import present_device, torch_device
 
     if (args.model_dir is None) == (args.sample is None):
-        raise CheckpointError(
-            "kerneltable run: wanted MODEL_DIR or --sample KIND, one of them; see kerneltable run --help"
-        )
+        raise CheckpointError("run: wanted MODEL_DIR or --sample KIND, one of them; see kerneltable run --help")
     _refuse_unread(args)
     table = table_of(args)
     check_kernels([] if args.force is None else [args.force], table)
@@ -163,7 +161,7 @@ def _refuse_unread(args: argparse.Namespace) -> None:
     )
     for option, given, is_read, why in rules:
         if given is not None and not is_read:
-            raise CheckpointError(f"kerneltable run {option}: {why}")
+            raise CheckpointError(f"run {option}: {why}")
 
 
 def _rows(text: str) -> int:
