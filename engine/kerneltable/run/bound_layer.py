@@ -20,6 +20,7 @@ from kerneltable.run.plan import Plan, bind, choose
 from kerneltable.run.ready import Ready, are_own, own_buffers, torch_dtype
 from kerneltable.run.release import release
 from kerneltable.run.tensor_source import TensorSource
+from kerneltable.run.transforms import check_readable
 from kerneltable.run.watch import is_capturing
 from kerneltable.select import complete
 from kerneltable.select.problems import scheme_of
@@ -185,6 +186,7 @@ class BoundLayer(CheckpointTensors):
     def _packed(self, dtype: torch.dtype, table: Table, device: Device, source: TensorSource | None = None) -> Ready:
         """A plan for a dtype of x with the tensors of now (or of a source), by a table, for a device."""
         pins, place, bias = self._pins() if source is None else source.held(), self.place, self._bias_here()
+        check_readable(pins, self.name)
         alike = [one.plan for one in tuple(self._ready.values()) if one.fits(pins)]
         source = source or (alike[0].source if alike else TensorSource(self.tensors()))
         packed = next((plan.packed for plan in alike if plan.table is table), None)

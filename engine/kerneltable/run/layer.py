@@ -13,6 +13,7 @@ from kerneltable.formats import FORMATS
 from kerneltable.model import Problem, Scheme
 from kerneltable.run.granularity import settle_weight_scale
 from kerneltable.run.ledger import VERIFY
+from kerneltable.run.transforms import unreadable
 
 FLOATS = ("float32", "bfloat16", "float16")
 INPUT_FORMATS = {getattr(torch, f.torch_dtype): f.name for f in FORMATS.values() if f.torch_dtype in FLOATS}
@@ -211,8 +212,9 @@ def _one_bias(inside: torch.Tensor, beside: torch.Tensor | None, name: str) -> t
 
 def check_bias(bias: object, n: int, place: torch.device | None, name: str) -> None:
     """LayerError unless a bias is [n] in one of FLOATS, at the place of the weight (None: anywhere)."""
-    if not isinstance(bias, torch.Tensor) or tuple(bias.shape) != (n,) or dtype_name(bias) not in FLOATS:
-        found = _described(bias) if isinstance(bias, torch.Tensor) else type(bias).__name__
+    strange = unreadable(bias)
+    if not isinstance(bias, torch.Tensor) or strange or tuple(bias.shape) != (n,) or dtype_name(bias) not in FLOATS:
+        found = _described(bias) if isinstance(bias, torch.Tensor) and strange is None else strange
         raise LayerError(
             f"{name}: bias must be [{n}] in {', '.join(FLOATS)}; found {found}; give the bias of this layer, or None"
         )

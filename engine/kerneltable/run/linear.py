@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, is_autocast_enabled
+from torch._C import _is_any_autocast_enabled
+from torch._C._functorch import maybe_current_level
 from torch.compiler import is_compiling
 
 from kerneltable.errors import KernelInputError, ProblemError
@@ -16,6 +18,7 @@ from kerneltable.run.answering_layer import AnsweringLayer
 from kerneltable.run.checkpoint_tensors import HANDLE
 from kerneltable.run.layer import Declared, format_of, read_layer, spelled_otherwise
 from kerneltable.run.place import present_device, shipped_table
+from kerneltable.run.transforms import check_traceable, unreadable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -98,10 +101,10 @@ class QuantLinear(AnsweringLayer):
                  NoKernelError (no kernel takes this dtype, or a bias),
                  CaptureError (not prepared, inside a CUDA graph capture, be it another thread's)
         """
-        if is_autocast_enabled(self._kind):
-            return self._under_autocast(x)
-        if is_compiling() or type(x) is not Tensor:
-            return self._through_op(x)
+        if is_compiling() or type(x) is not Tensor or maybe_current_level() is not None:
+            return self._looked_on(x)
+        if _is_any_autocast_enabled() and is_autocast_enabled(self._kind):
+            return self._compute_slowly(self._cast(x))
         return self._compute(x)
 
     def serve(self, x: Tensor) -> Tensor:
@@ -120,8 +123,12 @@ class QuantLinear(AnsweringLayer):
         bias = ready.bias
         if buffers["bias"] is not bias:
             return self._compute_slowly(x)
-        shape = x.shape
-        if len(shape) < 2 or shape[-1] != self._k or not x.is_contiguous() or not x.numel():
+        try:
+            shape = x.shape
+            usual = len(shape) > 1 and shape[-1] == self._k and x.is_contiguous() and x.numel()
+        except RuntimeError:  # a nested tensor has no shape, a sparse one no strides
+            return self._compute_slowly(x)
+        if not usual:
             return self._compute_slowly(x)
         if len(shape) == 2:
             return ready.run(x, bias)
@@ -138,20 +145,26 @@ class QuantLinear(AnsweringLayer):
             out = ready.run(rows, ready.bias)
         return out.reshape(*x.shape[:-1], self._problem.n)
 
-    def _through_op(self, x: Tensor) -> Tensor:
-        """The layer as one opaque operation, for whoever traces it; the kernel is looked up when that runs."""
-        x = x.detach() if x.requires_grad else x
+    def _looked_on(self, x: Tensor) -> Tensor:
+        """The layer as one opaque operation, for whoever traces, records or transforms; its kernel is found inside."""
+        if not is_compiling():
+            check_traceable(x, self.name)
+        if isinstance(x, Tensor):  # no proxy of torch.fx.symbolic_trace
+            x = x.detach() if x.requires_grad else x
+            x = self._cast(x) if is_autocast_enabled(self._kind) else x
         out: Tensor = self._op(x, self._buffers[HANDLE], self._problem.n, self._k, self._output)
         return out
 
-    def _under_autocast(self, x: Tensor) -> Tensor:
-        """Cast x as autocast does for nn.Linear (floating point but not float64), then compute without autocast."""
-        if x.is_floating_point() and x.dtype != torch.float64:
-            x = x.to(torch.get_autocast_dtype(self._kind))
-        return self._through_op(x) if is_compiling() or type(x) is not Tensor else self._compute_slowly(x)
+    def _cast(self, x: Tensor) -> Tensor:
+        """x as autocast casts it for nn.Linear: floating point but not float64."""
+        usual = x.is_floating_point() and x.dtype != torch.float64
+        return x.to(torch.get_autocast_dtype(self._kind)) if usual else x
 
     def _check_input(self, x: Tensor) -> None:
         """KernelInputError when this layer cannot take x."""
+        strange = unreadable(x)
+        if strange is not None:
+            raise KernelInputError(f"{self.name}: x must be a plain tensor; found {strange}; convert it first")
         if format_of(x) is None:
             raise KernelInputError(
                 f"{self.name}: x must be bf16, f16 or f32; found {x.dtype}; convert it with x.to(...)"

@@ -21,6 +21,7 @@ from kerneltable.run.faults import Meaning, form_fault, meaning_of, reason_of
 from kerneltable.run.layer import check_bias
 from kerneltable.run.ledger import BANDS, Ledger, SetAside, ShapeClass, band_of, named
 from kerneltable.run.tensor_source import TensorSource
+from kerneltable.run.transforms import is_transforming, unreadable
 from kerneltable.run.trial import Verdict, check_numbers, first_call, give_back_memory, wait_for
 
 Fault = Exception | str
@@ -86,11 +87,13 @@ class Watch:
             raise lost
         problem, place = self.problem, self.source.place
         dtype = getattr(torch, FORMATS[problem.input].torch_dtype)
-        right = x.dim() == 2 and x.shape[1] == problem.k and x.dtype is dtype and x.device == place and _has_numbers(x)
-        if not right:
+        strange, cure = "a meta tensor" if x.is_meta else unreadable(x), "convert it to a plain tensor"
+        if strange is None and (x.dim() != 2 or x.shape[1] != problem.k or x.dtype is not dtype or x.device != place):
+            strange, cure = f"{list(x.shape)} in {x.dtype} on {x.device}", "call the layer, not its plan"
+        if strange is not None:
             raise KernelInputError(
                 f"a plan for {ShapeClass(problem)} on {place} takes x [m, {problem.k}] in {dtype} with numbers; found "
-                f"{type(x).__name__} {list(x.shape)} in {x.dtype} on {x.device}; call the layer, not its plan"
+                f"{strange}; {cure}"
             ) from (fault if isinstance(fault, Exception) else None)
         if bias is None:
             return
@@ -162,6 +165,12 @@ class Watch:
             return Meaning.KERNEL
         if isinstance(error, (MemoryError, DeviceLost, CaptureError)):
             raise error
+        if is_transforming():
+            raise KernelInputError(
+                f"{kernel} cannot be made ready or called for {ShapeClass(self.problem)} inside torch.jit.trace, "
+                f"torch.func or a dispatch mode: {reason_of(error)}; it is not set aside: build and prepare the layer "
+                "outside of them; inside, call the layer itself"
+            ) from error
         meaning = meaning_of(error)
         if meaning is Meaning.LOST:
             raise self.ledger.lose(self.device, f"{kernel}: {reason_of(error)}", kernel) from error
@@ -216,10 +225,3 @@ def is_capturing() -> bool:
         return torch.cuda.is_current_stream_capturing()
     except RuntimeError:
         return False
-
-
-def _has_numbers(x: torch.Tensor) -> bool:
-    """False for meta tensors, and for the fake ones that torch traces programs with."""
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    return not (x.is_meta or isinstance(x, FakeTensor))

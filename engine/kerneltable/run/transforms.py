@@ -1,0 +1,72 @@
+"""What torch does around a call: traces, modes and transforms, and tensors in them that no kernel can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch._C import _functorch, _is_tracing, _len_torch_dispatch_stack
+from torch.fx import Proxy
+
+from kerneltable.errors import KernelInputError, LayerError
+
+
+def is_transforming() -> bool:
+    """Whether torch.jit.trace, torch.func or a dispatch mode (fake tensors, a recorder) acts on operations here.
+
+    None of them sees what a kernel writes through data pointers. For them a layer is one op; while that runs this is
+    False again. A trace of torch.fx alone does not count: the op runs inside it.
+    """
+    return _is_tracing() or _functorch.maybe_current_level() is not None or _len_torch_dispatch_stack() > 0
+
+
+def check_traceable(x: object, name: str) -> None:
+    """KernelInputError unless x may go into the op of a layer: a tensor whose gradient nobody follows, or a proxy."""
+    if not isinstance(x, Tensor):
+        if not isinstance(x, Proxy):
+            raise KernelInputError(
+                f"{name}: x must be a tensor; found {type(x).__name__}; give it as torch.Tensor [..., k]"
+            )
+    elif _follows_gradient(x):
+        raise KernelInputError(
+            f"{name}: x must be no tensor whose gradient torch.func follows (grad, vjp, jvp): a quantized layer has "
+            f"none; found {list(x.shape)} in {x.dtype}; compute the layer outside of the transformed function"
+        )
+
+
+def _follows_gradient(x: Tensor) -> bool:
+    """Whether torch.func follows x for a gradient, be it under other transforms."""
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_gradtrackingtensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+    return False
+
+
+def unreadable(tensor: object) -> str | None:
+    """What something is that has no numbers in plain memory, here or on meta; None for a tensor that has.
+
+    returns  "NoneType", "a tensor of torch.func", "a sparse_coo tensor", ...
+    """
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    if not isinstance(tensor, Tensor):
+        return type(tensor).__name__
+    if isinstance(tensor, FakeTensor):
+        return "a fake tensor"
+    if _functorch.is_functorch_wrapped_tensor(tensor):
+        return "a tensor of torch.func (vmap, grad, jvp)"
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        return f"a {'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')} tensor"
+    if tensor.is_neg():
+        return "a tensor whose sign is not applied (x.resolve_neg() applies it)"
+    return None if torch._C._has_storage(tensor) else f"a {type(tensor).__name__} without memory of its own"
+
+
+def check_readable(tensors: Mapping[str, object], name: str) -> None:
+    """LayerError unless each of a layer's tensors, None for one that is not there, is a plain one in memory or meta."""
+    for key, tensor in tensors.items():
+        strange = None if tensor is None else unreadable(tensor)
+        if strange is not None:
+            raise LayerError(f"{name}: {key} must be a plain tensor; found {strange}; give its values as torch.Tensor")
