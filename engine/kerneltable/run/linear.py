@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, is_autocast_enabled
-from torch._C import _is_any_autocast_enabled
+from torch._C import _is_any_autocast_enabled, _is_tracing, _len_torch_dispatch_stack
 from torch._C._functorch import maybe_current_level
 from torch.compiler import is_compiling
+from torch.fx import _symbolic_trace as fx
 
 from kerneltable.errors import KernelInputError, ProblemError
 from kerneltable.model import Device, Table
@@ -101,7 +102,14 @@ class QuantLinear(AnsweringLayer):
                  NoKernelError (no kernel takes this dtype, or a bias),
                  CaptureError (not prepared, inside a CUDA graph capture, be it another thread's)
         """
-        if is_compiling() or type(x) is not Tensor or maybe_current_level() is not None:
+        if (  # whoever looks on does not see what kernels write. Spelled out: a call of is_transforming is dearer
+            is_compiling()
+            or type(x) is not Tensor
+            or _is_tracing()
+            or _len_torch_dispatch_stack()
+            or maybe_current_level() is not None
+            or fx._is_fx_tracing_flag
+        ):
             return self._looked_on(x)
         if _is_any_autocast_enabled() and is_autocast_enabled(self._kind):
             return self._compute_slowly(self._cast(x))
