@@ -31,7 +31,7 @@ def settle_weight_scale(
             f"{name}: scheme '{scheme.name}' has weight granularity {' or '.join(offered)}; "
             f"found '{granularity}' declared"
         )
-    block = _checked_block(scheme, block, name)
+    block = _known_block(scheme, block, name)
     candidates = offered if granularity is None else (granularity,)
     fitting = [g for g in candidates if shape in scale_shapes(g, n, k, block)]
     if not fitting:
@@ -58,19 +58,28 @@ def scale_shapes(granularity: str, n: int, k: int, block: Block | None) -> tuple
     return ((-(-n // block[0]), -(-k // block[1])),)
 
 
-def _checked_block(scheme: Scheme, block: Block | None, name: str) -> Block | None:
-    """The declared block as two ints, else the scheme's default; LayerError when the scheme cannot have it."""
+def checked_block(block: object, name: str) -> Block | None:
+    """A weight block as a tuple, None for none. errors: LayerError for anything but two positive whole numbers."""
+    if block is None:
+        return None
+    numbers = tuple(block) if isinstance(block, (tuple, list)) else ()
+    if len(numbers) == 2 and all(isinstance(one, int) and not isinstance(one, bool) and one > 0 for one in numbers):
+        return numbers[0], numbers[1]
+    raise LayerError(
+        f"{name}: weight_block must be two positive integers, rows and columns; found {repr(block)[:200]}; "
+        "write it as (128, 128)"
+    )
+
+
+def _known_block(scheme: Scheme, block: Block | None, name: str) -> Block | None:
+    """The declared block, else the scheme's default; LayerError when the scheme cannot have it."""
+    block = checked_block(block, name)
     if block is None:
         return scheme.weight.blocks[0] if scheme.weight.blocks else None
-    numbers = tuple(block)
-    sound = len(numbers) == 2 and all(isinstance(b, int) and not isinstance(b, bool) and b > 0 for b in numbers)
-    if not sound:
-        raise LayerError(f"{name}: weight_block must be two positive integers, rows and columns; found {block!r}")
-    rows, columns = numbers
-    if (rows, columns) not in scheme.weight.blocks and not scheme.weight.any_block:
+    if block not in scheme.weight.blocks and not scheme.weight.any_block:
         known = ", ".join(f"{r}x{c}" for r, c in scheme.weight.blocks) or "no blocks"
-        raise LayerError(f"{name}: scheme '{scheme.name}' has {known}; found weight_block {rows}x{columns}")
-    return rows, columns
+        raise LayerError(f"{name}: scheme '{scheme.name}' has {known}; found weight_block {block[0]}x{block[1]}")
+    return block
 
 
 def _wanted(granularities: tuple[str, ...], n: int, k: int, block: Block | None) -> str:

@@ -13,10 +13,12 @@ from torch._C._functorch import maybe_current_level
 from torch.compiler import is_compiling
 from torch.fx import _symbolic_trace as fx
 
-from kerneltable.errors import KernelInputError, ProblemError
+from kerneltable.errors import KernelInputError
 from kerneltable.model import Device, Table
 from kerneltable.run.answering_layer import AnsweringLayer
+from kerneltable.run.arguments import check_answers, checked_table, checked_tensors, scheme_named
 from kerneltable.run.checkpoint_tensors import HANDLE
+from kerneltable.run.granularity import checked_block
 from kerneltable.run.layer import Declared, format_of, read_layer, spelled_otherwise
 from kerneltable.run.place import present_device, shipped_table
 from kerneltable.run.transforms import check_traceable, unreadable
@@ -62,7 +64,7 @@ class QuantLinear(AnsweringLayer):
         tensors   weight [n, k] float8_e4m3fn, weight_scale (or weight_scale_inv), optional input_scale,
                   input_scale_ub, bias; shapes and dtypes as in `kerneltable.run.layer.read_layer`
         bias      [n] f32, bf16 or f16
-        table     None: the shipped table
+        table     as load_table gives it; None: the shipped one
         device    a Device, a name of the table ("h200"), or None: the device of the tensors, probed. For a device that
                   is not the tensors' own the layer can be asked (`kernel`, `explain`), not called
         input     dtype of x to bind for now (bf16, f16, f32); another dtype is bound at its first call
@@ -76,15 +78,13 @@ class QuantLinear(AnsweringLayer):
                   state dicts, copies, checks); `explain` says what came of it
         kernel    a kernel that must be taken, else NoKernelError
         model     the name of the checkpoint, for errata that speak of some models; None: unknown
-        errors    LayerError (tensors), ProblemError (scheme, dtype), NoKernelError (every candidate refuses)
+        errors    LayerError (tensors), ProblemError (table, scheme, dtype), NoKernelError (every candidate refuses)
         """
-        table = table or shipped_table()
-        known = table.schemes.get(scheme)
-        if known is None:
-            raise ProblemError(
-                f"{name}: unknown scheme '{scheme[:200]}'; the table has {', '.join(sorted(table.schemes))}"
-            )
-        block = None if weight_block is None else (weight_block[0], weight_block[1])
+        table = checked_table(table, name) or shipped_table()
+        known = scheme_named(scheme, table, name)
+        tensors = checked_tensors(tensors, name)
+        check_answers({"trusted_scales": trusted_scales, "keep_checkpoint": keep_checkpoint}, name)
+        block = checked_block(weight_block, name)
         inputs = input_granularity, input_scaling
         declared = Declared(input, output, weight_granularity, block, *inputs, trusted_scales, verify, keep_checkpoint)
         layer = read_layer(known, tensors, bias, declared, name)
