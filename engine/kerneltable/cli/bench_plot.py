@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def check_plot(path: str) -> None:
     """Say before anything is timed what would keep the plot from being written: ProblemError."""
-    _pyplot()
     if not Path(path).absolute().parent.is_dir():
         raise ProblemError(f"--plot: {path[:200]} cannot be written: there is no folder {str(Path(path).parent)[:200]}")
+    _pyplot()
 
 
 def _pyplot() -> Any:
