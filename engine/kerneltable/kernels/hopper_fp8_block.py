@@ -97,7 +97,7 @@ class Kernel:
         self._blocks = ceil_div(problem.k, DEPTH)
         self._bias = WideBias()
         self._width = width_of(problem.input, DEPTH)
-        self._locks = memory_of(weight.device, once_op.words(problem.k))
+        self._memory = memory_of(weight.device, once_op.words(problem.k))
         self._calls: dict[int, Call | Fused | Once] = {}
         quantizer(problem.input, self.chip, weight.device.index or 0, problem.k)
         for m in ROWS if problem.m is None else (problem.m,):
@@ -142,7 +142,7 @@ class Kernel:
         if stream is None:
             return None
         found = call.places.get(stream)
-        if found is None and (memory := self._locks.kept()) is not None:
+        if found is None and (memory := self._memory.kept()) is not None:
             found = call.places[stream] = once_op.place(memory.data_ptr(), call.apart.scratch, call.apart.weight)
         return found
 

@@ -72,7 +72,7 @@ class Kernel:
         launch, input_map = self._launches.get(m) or self._launch(m)
         out = self._empty.new_empty(m, n)
         addresses = (*self._weights, 0 if added is None else added.data_ptr(), out.data_ptr())
-        op.start(launch, input_map(address), addresses, (m, n, self._blocks), x.device)
+        op.start(launch, input_map(address), addresses, (m, n, self._blocks), out)
         return out
 
     def _launch(self, m: int) -> tuple[op.Launch, Callable[[int], TensorMap]]:

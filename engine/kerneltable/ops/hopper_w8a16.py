@@ -107,27 +107,27 @@ def product(
     weights = (packed.data_ptr(), 0 if weight_scale is None else weight_scale.data_ptr())
     added = 0 if bias is None else bias.data_ptr()
     addresses, sizes = (*weights, added, out.data_ptr()), (m, n, ceil_div(k, DEPTH))
-    start(launch, map_of(x, dtypes[0], launch.box), addresses, sizes, x.device)
+    start(launch, map_of(x, dtypes[0], launch.box), addresses, sizes, out)
     return out
 
 
 def start(
     launch: Launch, x: TensorMap, addresses: tuple[int, int, int, int], sizes: tuple[int, int, int],
-    device: torch.device,
+    out: torch.Tensor,
 ) -> None:  # fmt: skip
     """Launch.
 
     addresses   of the packed weight, its scales (0: none), the bias (0: none) and the output
     sizes       m, n, and blocks of k
-    device      where all of them are
+    out         the output: what a launch needs beside is allocated where it is
     """
     if launch.divided is None:
         launch.function(launch.grid, launch.block, (*addresses, *sizes), (x.address,))
     elif not launch.divided:
         launch.function(launch.grid, launch.block, (*addresses, 0, 0, *sizes, 0), (x.address,))
     else:
-        flags = memory_of(device, launch.grid[0] * FLAGS).now()
-        parts = torch.empty(launch.part_bytes, dtype=torch.uint8, device=device)
+        flags = memory_of(out.device, launch.grid[0] * FLAGS).now()
+        parts = out.new_empty(launch.part_bytes, dtype=torch.uint8)
         pointers = (*addresses, parts.data_ptr(), flags.data_ptr())
         launch.function(launch.grid, launch.block, (*pointers, *sizes, launch.divided), (x.address,))
 
