@@ -117,9 +117,10 @@ hopper_fp8_block_fused(const __grid_constant__ TensorMap weight, const In* x, co
   const int warp = uniform(threadIdx.x / 32) - kConsumers / 32;
   Neighbours neighbours;
   if (warp < 0) {
+    const Scales weight_scales = scales_of(weight_scale, here, n, k_blocks, first, count);
     wait_for_previous();
     neighbours = neighbours_of(nullptr, bias, n, here);
-    multiply(memory, weight_scale, here, n, k_blocks, first, count);
+    multiply(memory, weight_scales);
   } else if (warp == 0) {
     if (threadIdx.x == kConsumers) produce(memory.at, &weight, here, first, count);
   } else {

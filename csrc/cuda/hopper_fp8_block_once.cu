@@ -125,6 +125,7 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
   __syncthreads();
 
   Neighbours neighbours;
+  const Scales weight_scales = scales_of(weight_scale, here, n, k_blocks, first, count);
   wait_for_previous();
   if (threadIdx.x >= kConsumers) {
     if (threadIdx.x == kConsumers) {
@@ -138,7 +139,7 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
     neighbours = neighbours_of(nullptr, bias, n, here);
     quantize_shares({x, codes, scales, m, k, padded, x_step}, counters, &ticket, shares);
     if (threadIdx.x == 0) let_next_start();  // this block's last ticket has been given
-    multiply(memory, weight_scale, here, n, k_blocks, first, count);
+    multiply(memory, weight_scales);
   }
   finish(memory, neighbours, out, m, n, here);
 }

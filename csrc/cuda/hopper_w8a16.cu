@@ -12,6 +12,7 @@
 //
 // Compile-time: KT_GROUPS (1 to 3), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_SCALES, KT_IN, KT_OUT.
 #include "hopper_widened.cuh"
+#include "scale_run.cuh"
 #include "store.cuh"
 
 constexpr int kGroups = KT_GROUPS, kRows = 64 * kGroups, kDepth = 128, kConsumers = 128 * kGroups;
@@ -21,6 +22,7 @@ constexpr int kWeightBytes = kGroups * kTileBytes, kInputBytes = kColumns * kDep
 constexpr bool kMoveRegisters = kGroups == 2 && kColumns >= 128;  // from a producing warpgroup to the consuming ones
 constexpr int kThreads = kConsumers + (kMoveRegisters ? 128 : 32);
 constexpr bool kAhead = kColumns >= 128;  // the next block is widened while one is multiplied
+using Scales = ScaleRun<KT_SCALES == 1 && kColumns <= 32>;
 
 #include "hopper_split.cuh"
 
@@ -71,7 +73,7 @@ struct Consumer {
   uint32_t input;             // word of the input tile of slot 0
   const char* weights;        // slot 0, this thread's part of this group's tile
   const char* powers;         // KT_SCALES 2: slot 0, this thread's exponents
-  const float* weight_scale;  // KT_SCALES 1: of these 64 rows, along k
+  Scales scales;              // KT_SCALES 1: of these 64 rows
 
   // The codes of a block as fragments of 8 instructions, 4 registers each.
   __device__ __forceinline__ void widen(int slot, int phase, uint32_t (&fragments)[32]) const {
@@ -107,10 +109,9 @@ struct Consumer {
   }
 
   // Ends the products of a block. With scales of blocks they are a partial sum, which is added with its scale.
-  __device__ __forceinline__ void finish(int slot, int i, float (&part)[kColumns / 2],
-                                         float (&sum)[kColumns / 2]) const {
+  __device__ __forceinline__ void finish(int slot, int i, float (&part)[kColumns / 2], float (&sum)[kColumns / 2]) {
 #if KT_SCALES == 1
-    const float scale = __ldg(weight_scale + i);
+    const float scale = scales.of(i);
 #endif
     wgmma_wait<0>();
 #if KT_SCALES == 1
@@ -127,7 +128,7 @@ struct Consumer {
 
 // With many columns the next block is widened while this one is multiplied. With few it is not: other blocks of threads
 // fill the gap, and fewer registers let more of them run.
-__device__ __forceinline__ void consume(const Consumer& self, int count, float (&sum)[kColumns / 2]) {
+__device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[kColumns / 2]) {
   constexpr int kContinue = KT_SCALES == 1 ? 0 : 1;
 #pragma unroll
   for (int i = 0; i < kColumns / 2; ++i) sum[i] = 0.0f;
@@ -197,15 +198,11 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
   } else {
     if (kMoveRegisters) take_registers<232>();
     const int lane = threadIdx.x % 32, group = threadIdx.x / 128, warp = threadIdx.x % 128 / 32;
-    Consumer self;
-    self.full = uniform(at.full), self.empty = uniform(at.empty), self.input = uniform(tile_word(at.input));
-    self.weights = weights + group * kTileBytes + warp * 512 + lane * 16;
-#if KT_SCALES == 1
-    const int row = min(here.row + group * 64, n - 1);
-    self.weight_scale = weight_scale + static_cast<int64_t>(row / 128) * k_blocks + first;
-#elif KT_SCALES == 2
-    self.powers = weights + group * kTileBytes + 8192 + (warp * 8 + lane / 4) * 8;
-#endif
+    const int block = min(here.row + group * 64, n - 1) / 128;
+    const Scales scales(weight_scale + static_cast<int64_t>(block) * k_blocks + first, count);
+    Consumer self = {uniform(at.full), uniform(at.empty), uniform(tile_word(at.input)),
+                     weights + group * kTileBytes + warp * 512 + lane * 16,
+                     weights + group * kTileBytes + 8192 + (warp * 8 + lane / 4) * 8, scales};
     wait_for_previous();  // every thread that reads what was written for this call, and writes, has waited itself
     neighbours = neighbours_of(KT_SCALES == 0 ? weight_scale : nullptr, bias, n, here);
     float sum[kColumns / 2];
@@ -213,8 +210,8 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
     asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
     spill(sums, sum);
   }
-  __syncthreads();
   if (kSplit > 1) cluster_sync();
+  else __syncthreads();
   if (threadIdx.x < kConsumers) reduce(sums, neighbours, out, m, n, here);
   if (kSplit > 1) cluster_leave();  // nobody leaves while others read its sums
 }

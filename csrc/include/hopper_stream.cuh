@@ -9,12 +9,14 @@
 #pragma once
 
 #include "hopper.cuh"
+#include "scale_run.cuh"
 #include "store.cuh"
 
 constexpr int kRows = 64, kDepth = 128, kConsumers = 128;
 constexpr int kColumns = KT_COLUMNS, kStages = KT_STAGES, kSplit = KT_SPLIT, kSums = kColumns / 2;
 constexpr int kWeightBytes = kRows * kDepth, kInputBytes = kColumns * kDepth;
 constexpr int kScaleBytes = kColumns * 4, kScaleSlot = (kScaleBytes + 127) / 128 * 128;
+using Scales = ScaleRun<true>;
 constexpr int kResident = 3;  // blocks that a multiprocessor always has registers for
 
 #include "hopper_split.cuh"
@@ -29,7 +31,7 @@ struct Consumer {
   uint32_t full, empty;    // barriers of slot 0
   uint32_t weight, input;  // words of the tiles of slot 0
   const char* scales;
-  const float* weight_scale;
+  Scales weight_scales;
   int lane;
   int slot, phase;  // of the block that is started next
   int done;         // slot of the block that is added next
@@ -43,7 +45,7 @@ struct Consumer {
   // kPending products were started after this one, of block i.
   template <int kPending>
   __device__ __forceinline__ void add(int i, float (&part)[kSums], float (&sum)[kSums]) {
-    const float of_weight = __ldg(weight_scale + i);
+    const float of_weight = weight_scales.of(i);
     wgmma_wait<kPending>();
     const float2* of_column = reinterpret_cast<const float2*>(scales + done * kScaleSlot) + lane % 4;
 #pragma unroll
@@ -131,16 +133,20 @@ struct Producer {
   }
 };
 
+// Those of this block's rows and part of k.
+__device__ __forceinline__ Scales scales_of(const float* weight_scale, const Place& here, int n, int k_blocks, int first,
+                                              int count) {
+  const int block = min(here.row / 128, (n + 127) / 128 - 1);
+  return {weight_scale + static_cast<int64_t>(block) * k_blocks + first, count};
+}
+
 // What the threads below kConsumers do: all products of the block, to its partial sums in shared memory.
-__device__ void multiply(const Memory& memory, const float* weight_scale, const Place& here, int n, int k_blocks, int first,
-                         int count) {
-  const int lane = threadIdx.x % 32, block = min(here.row / 128, (n + 127) / 128 - 1);
-  const float* of_block = weight_scale + static_cast<int64_t>(block) * k_blocks + first;
+__device__ void multiply(const Memory& memory, const Scales& weight_scales) {
   Consumer self = {uniform(memory.at.full), uniform(memory.at.empty),
-                   uniform(tile_word(memory.at.weight)), uniform(tile_word(memory.at.input)), memory.scales, of_block, lane,
-                   0, 0, 0};
+                   uniform(tile_word(memory.at.weight)), uniform(tile_word(memory.at.input)), memory.scales,
+                   weight_scales, static_cast<int>(threadIdx.x % 32), 0, 0, 0};
   float sum[kSums];
-  consume(self, count, sum);
+  consume(self, weight_scales.count, sum);
   asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
   spill(reinterpret_cast<float*>(memory.tiles), sum);
 }
@@ -148,8 +154,8 @@ __device__ void multiply(const Memory& memory, const float* weight_scale, const 
 // After the partial sums of the block are there: all threads add those of the cluster and store.
 __device__ __forceinline__ void finish(const Memory& memory, const Neighbours& neighbours, Out* out, int m, int n,
                                        const Place& here) {
-  __syncthreads();
   if (kSplit > 1) cluster_sync();
+  else __syncthreads();
   if (threadIdx.x < kConsumers) reduce(reinterpret_cast<float*>(memory.tiles), neighbours, out, m, n, here);
   if (kSplit > 1) cluster_leave();  // not while others read its sums
 }
