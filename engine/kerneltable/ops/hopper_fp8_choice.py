@@ -24,6 +24,9 @@ it is compiled, against the table."""
 RESERVED = 2048 + 256
 """Of it, what each block needs beside its stages: alignment, barriers, the system's own."""
 
+BESIDE = 1024 + 256
+"""Of that, the system's own and barriers."""
+
 MOST_STAGES = 12
 MOST_SPLIT = 8
 PACKED, PACKED_THREES = 0.86, 0.92
@@ -32,6 +35,14 @@ three where four blocks or more share a multiprocessor."""
 
 MANY_PARTS, LONG_PART = 0.02, 10
 """What a further part of k is worth, as a share of the chip that is filled, while parts have so many blocks of k."""
+
+SMALL, SMALL_ROOM = 20_000_000, 0.8
+"""Bytes of a weight up to which a launch leaves room for a block of the next one on each multiprocessor, if it fills
+more than this share of it (up to 32 rows) or its clusters would not fit otherwise. 2112 x 7168 at 64 rows 7.6 instead
+of 8.4 us, 4096 x 4096 at 32 rows 5.9, not 6.7, 7168 x 2048 at 16 rows 5.1, not 5.5 (2026-11-22)."""
+
+SMALL_PART, SMALL_PART_8 = 7, 5
+"""Blocks of k in a part of such a weight, at least: with more than 8 rows, and with less."""
 
 FEW_STAGES = 28
 """Blocks of k in a part from which four stages are enough for up to 32 rows (5120 x 25600: 32.8 instead of 33.5 us)."""
@@ -75,16 +86,20 @@ class Stream:
 
     columns   rows of the input that a block takes
     split     blocks, a cluster, that take a part of k each
+    together  blocks that share a multiprocessor, of this launch and of the next one, which starts early: each asks for
+              so much shared memory that no more fit; 0: whatever fits
     """
 
     columns: int
     stages: int
     split: int
+    together: int = 0
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory: the stages, or the partial sums that take their place."""
-        return 1024 + max(self.stages * stage_bytes(self.columns), self.columns * (64 + 4) * 4)
+        share = ROOM // self.together - BESIDE if self.together else 0
+        return max(1024 + self.stages * stage_bytes(self.columns), share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,19 +167,24 @@ def _stream(columns: int, tiles: int, blocks: int, multiprocessors: int) -> Stre
     """k is split so that the blocks fill the chip evenly, each with as much shared memory as its neighbours leave it:
     a block of the next launch, which starts early, then takes the place of one that ends."""
     best, choice = -1.0, Stream(columns, 4, 1)
+    small = tiles * blocks * 64 * DEPTH <= SMALL
+    least = 4 if not small else SMALL_PART_8 if columns == 8 else SMALL_PART
     for split in range(1, MOST_SPLIT + 1):
-        if split > 1 and split * 4 > blocks:
+        if split > 1 and split * least > blocks:
             break
         each = -(-tiles * split // multiprocessors)
-        stages = (ROOM // each - RESERVED) // stage_bytes(columns)
-        fewest = 5 if columns <= 32 and blocks < FEW_STAGES * split else 4
-        share = tiles * split / (each * multiprocessors)
-        if split > 2 and share > (PACKED_THREES if split == 3 and each > 3 else PACKED):
+        share, together = tiles * split / (each * multiprocessors), each
+        full = split > 2 and share > (PACKED_THREES if split == 3 and each > 3 else PACKED)
+        if small and (full or (columns <= 32 and share > SMALL_ROOM)):
+            together += 1
+        elif full:
             continue
-        more = 0.01 if columns == 8 else MANY_PARTS if blocks >= LONG_PART * split else 0.0
+        stages = (ROOM // together - RESERVED) // stage_bytes(columns)
+        fewest = 3 if small else 5 if columns <= 32 and blocks < FEW_STAGES * split else 4
+        more = 0.01 if small or columns == 8 else MANY_PARTS if blocks >= LONG_PART * split else 0.0
         score = min(share, PACKED) + more * split
         if stages >= fewest and score > best:
-            best, choice = score, Stream(columns, min(stages, MOST_STAGES), split)
+            best, choice = score, Stream(columns, min(stages, MOST_STAGES), split, together)
     return choice
 
 

@@ -21,24 +21,41 @@ from kerneltable.ops.hopper import DTYPE_CODES, FITTING, ceil_div
 TYPES = (BY_VALUE, POINTER, POINTER, POINTER, POINTER, INT32, INT32, INT32)
 WIDE_TYPES = (*TYPES[:5], POINTER, POINTER, *TYPES[5:], INT32)
 
-STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4), 32: (6, 4, 3), 64: (4, 3)})
+STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4, 3), 32: (6, 4, 3), 64: (4, 3)})
 """Columns -> stages of a block of which two, three ... share a multiprocessor: as many as its shared memory holds."""
+
+FEWEST = 16
+"""Columns up to which `_few` chooses."""
+
+PARTS = MappingProxyType({1: 1.0, 2: 1.0, 3: 0.92, 4: 0.91, 5: 0.86, 6: 0.92, 8: 0.86})
+"""Parts of k that `_few` considers -> share of the room for blocks that clusters of so many fill at most."""
+
+ROOM_USED, ROOM_WEIGHT, TOO_FULL, TOO_EMPTY = 0.765, 0.233, 1.65, 12.0
+MORE_PARTS, PARTS_WEIGHT, WEIGHT = 0.25, 0.094, 30e6
+"""What `_few` prefers: blocks that fill each multiprocessor alike; a share of the room for blocks that is left to the
+next launch, less for larger weights, whose blocks then start early; many parts of k, for small weights. Fitted
+to 84 products (14 weights, 1 and 16 rows, each kind of scale) in 5 to 25 instances each, H200, 2026-11-22: its choice
+takes 0.3 % longer than the fastest on average, 6 % at most."""
+
+UNEVEN = 0.95
+"""Large blocks are taken for up to FEWEST rows if small ones fill the chip less evenly (7168 x 16384, one row: 28.5
+instead of 29.7 us), and beyond k is divided where that fills it better (12288 x 4096, 64 rows: 16.7, not 19.5)."""
 
 RESCALED = 3
 """As BY_BLOCK, for scales with which one sum can change its unit from block to block (hopper_w8a16.rescales). Wide
 tiles do so; narrower ones are faster with a second sum."""
 
 LARGE = MappingProxyType({BY_ROW: (40, 0.9), BY_BLOCK: (40, 0.0), RESCALED: (40, 0.0), BY_32: (20, 2.0)})
-LEAST_SHARE = 0.8
-"""What a scale covers -> when one block to a multiprocessor that takes 128 or 192 rows of the weight, with as many
-stages as there is room for, is taken instead of several of 64 rows: from so many blocks of k in a part on, if those of
-64 rows fill less than a share of the chip or there are more than 32 rows of the input, and the large ones fill at least
-LEAST_SHARE of it. 5120 x 25600 at 16 rows: 35.6 instead of 36.5 us with scales of rows, 35.4 instead of 41.0 with
-MXFP8's, but 40.2 instead of 36.1 with those of blocks, for which a single block waits; at 64 rows 43.6, 42.7 and 47.1
-instead of 49.6, 52.8 and 49.4. A single block minds a slow clock more, as it is after heavy work: these figures are."""
+FEW_LARGE, LEAST_SHARE = 40, 0.8
+"""What a scale covers -> when, for more than FEWEST rows, one block to a multiprocessor that takes 128 or 192 rows of
+the weight, with as many stages as there is room for, is taken instead of several of 64 rows: from so many blocks of k
+in a part on, if those of 64 rows fill less than a share of the chip or there are more than 32 rows of the input, and
+the large ones fill at least LEAST_SHARE of it. 5120 x 25600 at 64 rows: 43.6, 42.7 and 47.1 us instead of 49.6, 52.8
+and 49.4 (scales of rows, blocks, 32 columns). A single block minds a slow clock more, as it is after heavy work: these
+figures are. FEW_LARGE: the blocks of k for fewer rows."""
 
-MOST_STAGES, ROOM = 12, 232448 - 1024 - 256
-"""Of such a block, and the shared memory for them."""
+MOST_STAGES, ROOM, BLOCK_BYTES = 12, 232448 - 1024 - 256, 1024 + 1024 + 256
+"""Of such a block, the shared memory for them if it is alone, and what each block takes beside them."""
 
 SPLITS = (8, 5, 4, 2, 1)
 """Of k for few rows. Clusters of three, six or seven leave too many multiprocessors empty."""
@@ -58,10 +75,13 @@ DIVIDING, DISORDER, LEAST_RUN = 15.0, 1.02, 4
 """What dividing tiles along k costs: microseconds, and a share of everything, since tiles that share rows then run at
 different times; and the fewest blocks of k of a multiprocessor's part."""
 
-LONG_WEIGHT = 100_000_000
-"""Bytes from which two blocks fetch a common input tile, whatever m is; below, from LONG_INPUT rows on."""
+WORTH = 0.97
+"""Tiles are divided if that takes this share of the time at most."""
 
-LONG_INPUT = 1025
+LONG_WEIGHT, LONG_INPUT = 100_000_000, 1024
+"""Bytes from which two blocks fetch a common input tile where tiles are divided, and rows up to which they do (5120 x
+25600 at 1024 rows: 2 to 5 % faster). Otherwise they do not, as they would wait for each other (7168 x 16384 at 4096
+rows, scales of blocks: 1640 instead of 1563 us; 1 to 3 % elsewhere)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +132,19 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     tiles, blocks = ceil_div(n, 64), ceil_div(k, DEPTH)
     if m <= 64:
         columns = next(c for c in STAGES if c >= m)
+        if columns <= FEWEST:
+            return _few(columns, n, k, scales, multiprocessors)
         most = max(1, min(2.5 * multiprocessors / tiles, blocks // 4))
         split = next(s for s in SPLITS if s <= most)
+        if split == 1 and blocks >= 8 and _alike(tiles, multiprocessors) < 0.8:
+            split = 1 if _alike(2 * tiles, multiprocessors) < UNEVEN else 2
         shares = tuple(enumerate(STAGES[columns], 2))[: 2 if split > 2 else None]  # then there are few tiles
         fitting = [share for share in shares if clusters(share[0], split, multiprocessors) >= tiles] or shares[-1:]
         more = [share for share in fitting[1:2] if split <= 2 and share[1] + 3 >= blocks / split]
         together, stages = (more or fitting)[0]
         small = Variant(1, columns, stages, split, together)
         if columns == 64 or tiles * split < LARGE[scales][1] * together * multiprocessors:
-            return _large(columns, n, blocks, scales, multiprocessors) or small
+            return _large(columns, n, blocks, scales, LARGE[scales][0], multiprocessors) or small
         return small
     if m <= 128 and 2 * tiles <= multiprocessors:
         return Variant(1, 128, 4, _few_parts(tiles, blocks, multiprocessors))
@@ -129,26 +153,58 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     split = _few_parts(parts, blocks, multiprocessors)
     each, wide = TIMES[scales]
     time = ceil_div(parts * split, multiprocessors) * (each * blocks / split + AROUND[0])
-    inputs = 2 if m >= LONG_INPUT or n * k >= LONG_WEIGHT else 1
-    workers, tiles = multiprocessors // inputs, ceil_div(pairs, inputs) * ceil_div(m, WIDE_COLUMNS)
-    whole, divided = ceil_div(tiles, workers) * (wide * blocks + AROUND[1]), math.inf
+    high = ceil_div(m, WIDE_COLUMNS)
+    whole, divided = ceil_div(pairs * high, multiprocessors) * (wide * blocks + AROUND[1]), math.inf
+    inputs = 2 if m <= LONG_INPUT and n * k >= LONG_WEIGHT else 1
+    workers, tiles = multiprocessors // inputs, ceil_div(pairs, inputs) * high
     if tiles % workers and tiles * blocks >= LEAST_RUN * workers:
         divided = tiles / workers * wide * blocks * DISORDER + ceil_div(tiles, workers) * AROUND[1] + DIVIDING
     if time <= min(whole, divided):
         return Variant(2, 128, 4, split)
-    return Wide(inputs, divide=divided < whole)
+    return Wide(inputs, divide=True) if divided < WORTH * whole else Wide(1)
 
 
-def _large(columns: int, n: int, blocks: int, scales: int, multiprocessors: int) -> Variant | None:
-    """One block to a multiprocessor, if k is long and a number of parts lets such blocks fill the chip, all at once."""
+def _alike(blocks: int, multiprocessors: int) -> float:
+    """How evenly so many blocks fill the chip: the share that is taken of places as many as the fullest one has."""
+    return blocks / (ceil_div(blocks, multiprocessors) * multiprocessors)
+
+
+def _few(columns: int, n: int, k: int, scales: int, multiprocessors: int) -> Variant:
+    """The instance for as many rows as FEWEST at most."""
+    tiles, blocks, weight = ceil_div(n, 64), ceil_div(k, DEPTH), math.log(n * k / WEIGHT)
+    used, more = ROOM_USED + ROOM_WEIGHT * weight, MORE_PARTS - PARTS_WEIGHT * weight
+    best, even, choice = -math.inf, 1.0, Variant(1, columns, STAGES[columns][-1], 1, len(STAGES[columns]) + 1)
+    for split, packed in PARTS.items():
+        if split > 1 and 4 * split > blocks:
+            break
+        each = ceil_div(tiles * split, multiprocessors)
+        for together, stages in enumerate(STAGES[columns], 2):
+            share = tiles * split / (together * multiprocessors)
+            if together < each or share > (packed if together > 2 else FITTING.get(split, packed)):
+                continue
+            if columns == FEWEST and together > 4 and split > 1:  # too few registers for five
+                continue
+            alike = _alike(tiles * split, multiprocessors)
+            score = alike + more * math.log(split) - (TOO_FULL if share > used else -TOO_EMPTY) * (share - used)
+            if score > best:
+                best, even, choice = score, alike, Variant(1, columns, stages, split, together)
+    large = _large(columns, n, blocks, scales, FEW_LARGE, multiprocessors) if even < UNEVEN else None
+    return large or choice
+
+
+def _large(columns: int, n: int, blocks: int, scales: int, fewest: int, multiprocessors: int) -> Variant | None:
+    """One block to a multiprocessor, if k is long (`fewest` blocks in a part) and a number of parts lets such blocks
+    fill the chip, all at once; two with half the part each for few rows, if they have room for four stages."""
     for groups in (2, 3):
         tiles = ceil_div(n, 64 * groups)
         for split in (1, 2, 4):
             share = tiles * split / multiprocessors
-            if blocks >= LARGE[scales][0] * split and LEAST_SHARE <= share <= FITTING[split]:
-                return Variant(
-                    groups, columns, min(MOST_STAGES, ROOM // stage_bytes(groups, columns, scales)), split, 1
-                )
+            if blocks >= fewest * split and LEAST_SHARE <= share <= FITTING[split]:
+                each = stage_bytes(groups, columns, scales)
+                half = (ROOM + BLOCK_BYTES) // 2 - BLOCK_BYTES
+                if columns <= FEWEST and share <= FITTING.get(2 * split, 0) and half >= 4 * each:
+                    return Variant(groups, columns, min(MOST_STAGES, half // each), 2 * split, 2)
+                return Variant(groups, columns, min(MOST_STAGES, ROOM // each), split, 1)
     return None
 
 
