@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from kerneltable.cli.bench_host import csv_lines, text_lines
 from kerneltable.kernels import cpu_fp8
 from kerneltable.run.timing import host_time
 from kerneltable.run.timing.clock import Spread
-from kerneltable.run.timing.host_time import LINEAR, HostTime, host_spread, ratio
+from kerneltable.run.timing.host_time import LINEAR, HostTime, ratio
 
 SMALL = ["bench", "fp8_block_w8a8", "--shapes", "256x256", "--m", "1,3", "--host", "--kernel", "cpu_fp8"]
 HEAD = {"scheme": "s", "device": "d", "torch": "2"}
@@ -80,8 +81,19 @@ def test_without_the_unquantized_layer_there_is_no_ratio():
 
 def test_a_spread_counts_calls_and_not_loops():
     calls = []
-    found = host_spread(lambda: calls.append(1), torch.device("cpu"))
+    run = host_time.loops(lambda: calls.append(1), torch.device("cpu"))
+    assert len(calls) == host_time.WARM_UP
+    assert len(run()) == host_time.FEWEST
     assert len(calls) == host_time.WARM_UP + host_time.FEWEST * 2
+
+
+def test_layers_take_turns_so_that_a_busy_processor_slows_all_of_them(monkeypatch):
+    order = []
+    found, _ = host_time.take_turns(
+        [partial(host_time.loops, partial(order.append, name), torch.device("cpu")) for name in "ab"], 3
+    )
+    timed = "".join(order).replace("a" * host_time.WARM_UP + "b" * host_time.WARM_UP, "")
+    assert timed == ("a" * 2 * host_time.FEWEST + "b" * 2 * host_time.FEWEST) * 3
     assert found.low <= found.median <= found.high
 
 

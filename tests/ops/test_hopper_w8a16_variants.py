@@ -141,6 +141,26 @@ def test_large_blocks_fit_a_multiprocessor_whatever_a_scale_covers(scales):
         assert instance_of(found, scales, "bf16", "f32").shared_bytes + barriers_of(found) <= CHIP.shared_bytes
 
 
+@pytest.mark.parametrize(
+    ("size", "split", "together"),
+    [
+        ((1, 4096, 7168), 8, 5),
+        ((16, 4096, 7168), 5, 3),
+        ((1, 4096, 4096), 4, 3),
+        ((1, 12288, 4096), 2, 3),
+        ((64, 12288, 4096), 2, 3),
+        ((1, 16384, 2048), 2, 5),
+        ((16, 16384, 2048), 2, 4),
+        ((16, 32768, 512), 1, 5),
+        ((1, 8192, 28672), 2, 2),
+    ],
+)
+@pytest.mark.parametrize("scales", SCALES)
+def test_few_rows_fill_the_chip_evenly_and_leave_room_for_the_next_launch_as_was_fastest(size, split, together, scales):
+    found = variant(*size, scales, 132)
+    assert (found.groups, found.split, found.together) == (1, split, together)
+
+
 def test_clusters_of_three_leave_room_that_clusters_of_two_and_four_take():
     assert [clusters(2, split, 132) * split for split in (1, 2, 3, 4)] == [264, 264, 240, 256]
     assert [clusters(3, split, 132) * split >= 320 for split in SPLITS] == [True] * len(SPLITS)

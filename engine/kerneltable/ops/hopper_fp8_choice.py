@@ -51,13 +51,13 @@ PART_COLUMNS = MappingProxyType({64: 6, 80: 6, 96: 6, 112: 6, 128: 6, 144: 4, 16
 """Columns of a tile of hopper_fp8_block_parts.cu -> into how many parts of k it is divided at most."""
 
 START, WAVE = 2.8, 0.8
-EXCHANGE, EXCHANGE_PART = 1.2, 0.28
-UNIT, UNIT_COLUMNS, UNIT_WIDE = 0.05, 0.31, 0.335
+EXCHANGE_PART = 0.28
+UNIT, UNIT_COLUMNS = 0.05, 0.31
 MEMORY, CACHE = 4.41e6, 13.5e6
-"""The model for some rows, in microseconds: a launch and its end, a further tile of a block; adding parts in a cluster,
-and for each of them; for 128 of k and 128 rows, and for each 128 columns of a tile up to 128, and of a wider one, whose
-sums are not added while products run; bytes per microsecond from memory, and from the L2 cache to all multiprocessors.
-For 20 products at 128 and 256 rows its choice took 0.6 % longer than the fastest of 2 to 19 instances, 4 % at most."""
+"""The model for some rows, in microseconds: a launch and its end, a further tile of a block; for each part that a
+cluster adds; for 128 of k and 128 rows, and for each 128 columns of a tile; bytes per microsecond from memory, and from
+the L2 cache to all multiprocessors. For 56 products at 80 to 256 rows its choice took 0.7 % longer than the fastest of
+ten instances, 8 % at most (2026-11-22)."""
 
 DIVIDING, DIVIDING_LONG, DISORDER = 15, 0.2, 1.02
 """For many rows, what dividing tiles along k costs: blocks (products of 128 x 128 x 128) for 128 columns of a tile,
@@ -195,7 +195,7 @@ def _timed(m: int, n: int, k: int, multiprocessors: int) -> Iterator[tuple[float
 
     def time(columns: int, each: float, tiles: int, fetched: int) -> float:
         """Of blocks that multiply `each` blocks of k one after the other, and fetch so many bytes for each."""
-        unit = UNIT + (UNIT_COLUMNS if columns <= 128 else UNIT_WIDE) * columns / 128
+        unit = UNIT + UNIT_COLUMNS * columns / 128
         bounds = each * unit, (n * k + 2 * m * n) / MEMORY, tiles * blocks * fetched / CACHE
         return START + math.sqrt(math.sqrt(sum(bound**4 for bound in bounds)))
 
@@ -204,7 +204,7 @@ def _timed(m: int, n: int, k: int, multiprocessors: int) -> Iterator[tuple[float
         for split in range(2, min(most, blocks // 4) + 1):
             if tiles * split <= FITTING[split] * multiprocessors:
                 taken = time(columns, blocks / split, tiles, (128 + columns) * DEPTH)
-                yield taken + EXCHANGE + EXCHANGE_PART * split, Parted(columns, _stages(columns), split)
+                yield taken + EXCHANGE_PART * split, Parted(columns, _stages(columns), split)
     for columns in (64, 128, 192) if common == NOTHING else (128, 192):
         tiles = high * -(-n // columns)
         waves = -(-tiles // multiprocessors)

@@ -146,8 +146,9 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
         if columns == 64 or tiles * split < LARGE[scales][1] * together * multiprocessors:
             return _large(columns, n, blocks, scales, LARGE[scales][0], multiprocessors) or small
         return small
-    if m <= 128 and 2 * tiles <= multiprocessors:
-        return Variant(1, 128, 4, _few_parts(tiles, blocks, multiprocessors))
+    halves = tiles * ceil_div(m, 128)
+    if 2 * halves <= multiprocessors:
+        return Variant(1, 128, 4, _few_parts(halves, blocks, multiprocessors))
     pairs = ceil_div(n, 128)
     parts = pairs * ceil_div(m, 128)
     split = _few_parts(parts, blocks, multiprocessors)

@@ -75,9 +75,17 @@ def in_turns(entries: Sequence[Sequence[Call]], device: torch.device) -> list[Sp
     returns  for each entry the times of all its slices, or in one line what it raised; that stops no other entry
     """
     build = _on_gpu if device.type == "cuda" else _on_host
-    slices = [attempted(partial(build, calls)) for calls in entries]
-    times: list[list[float]] = [[] for _ in entries]
-    for _ in range(TURNS):
+    return take_turns([partial(build, calls) for calls in entries], TURNS)
+
+
+def take_turns(builds: Sequence[Callable[[], Slice]], turns: int) -> list[Spread | str]:
+    """Build and warm what is timed, then run a slice of each in every turn.
+
+    returns  for each the times of all its slices, or in one line what it raised; that stops no other
+    """
+    slices = [attempted(build) for build in builds]
+    times: list[list[float]] = [[] for _ in builds]
+    for _ in range(turns):
         for place, run in enumerate(slices):
             found = run if isinstance(run, str) else attempted(run)
             if isinstance(found, str):

@@ -6,16 +6,16 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 
 from kerneltable.formats import FORMATS
 from kerneltable.model import Problem
-from kerneltable.run.faults import reason_of
 from kerneltable.run.layer_data import random_layer
 from kerneltable.run.linear import QuantLinear
 from kerneltable.run.timing.bench import Bench
-from kerneltable.run.timing.clock import Spread
+from kerneltable.run.timing.clock import Slice, Spread, take_turns
 from kerneltable.run.timing.room import making
 from kerneltable.run.trial import wait_for
 from kerneltable.select import complete, refusals, select
@@ -24,7 +24,14 @@ LINEAR = "nn.Linear"
 CALLS = 100
 """Calls between two waits for the device: far fewer than its queue of launches takes before a call has to wait."""
 
-WARM_UP, BUDGET_S, FEWEST, MOST = 20, 0.3, 5, 40
+WARM_UP, BUDGET_S, FEWEST, MOST = 20, 0.08, 2, 12
+"""Calls before the first loop of a layer; seconds and loops of a turn."""
+
+TURNS = 5
+"""Of each layer: what else the processor does for a while falls on all of them alike."""
+
+Slices = Callable[[], Slice]
+"""Builds and warms what is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class HostTime:
 def host_times(
     bench: Bench, n: int, k: int, rows: tuple[int, ...], names: list[str], seen: Callable[[str], None]
 ) -> Iterator[HostTime]:
-    """nn.Linear in the input's dtype, then the named kernels, at one N x K and every m.
+    """nn.Linear in the input's dtype, then the named kernels, at one N x K and every m; timed in turns.
 
     seen    called with a line about what comes next
     errors  ProblemError where the random tensors have no room
@@ -62,50 +69,64 @@ def host_times(
         inputs = {m: torch.randn(m, k, device=bench.where).to(dtype) for m in rows}
         linear = torch.nn.Linear(k, n, bias=False, device=bench.where, dtype=dtype)
     with torch.inference_mode():
-        for m, x in inputs.items():
-            seen(f"{LINEAR} {n} x {k} m={m}")
-            yield HostTime(LINEAR, n, k, m, host_spread(lambda x=x: linear(x), bench.where))  # type: ignore[misc]
+        entries: list[tuple[HostTime, Slices]] = [
+            (HostTime(LINEAR, n, k, m, None), partial(loops, partial(linear, x), bench.where))
+            for m, x in inputs.items()
+        ]
         for name in names:
-            yield from _of_kernel(bench, problem, name, inputs, seen)
+            seen(f"{name} {n} x {k}")
+            entries += _of_kernel(bench, problem, name, inputs)
+        seen(f"{n} x {k}, {len(entries)} calls in turns")
+        found = take_turns([build for _, build in entries], TURNS)
+    for (nothing, _), call in zip(entries, found, strict=True):
+        if not isinstance(call, str):
+            yield replace(nothing, call=call)
+        else:
+            yield nothing if nothing.fault else replace(nothing, chosen=False, fault=call, broken=True)
 
 
-def host_spread(call: Callable[[], object], device: torch.device) -> Spread:
-    """Microseconds until a call returns: median, 10th and 90th percentile of loops over CALLS calls."""
+def loops(call: Callable[[], object], device: torch.device) -> Slice:
+    """Warm a call; a slice is loops of CALLS calls, and gives the microseconds until one returns, of each loop."""
     for _ in range(WARM_UP):
         call()
-    times: list[float] = []
-    end = time.perf_counter() + BUDGET_S
-    while len(times) < FEWEST or (len(times) < MOST and time.perf_counter() < end):
+
+    def run() -> list[float]:
+        times: list[float] = []
+        end = time.perf_counter() + BUDGET_S
+        while len(times) < FEWEST or (len(times) < MOST and time.perf_counter() < end):
+            wait_for(device)
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                call()
+            times.append((time.perf_counter() - start) / CALLS * 1e6)
         wait_for(device)
-        start = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        times.append((time.perf_counter() - start) / CALLS * 1e6)
-    wait_for(device)
-    times.sort()
-    last = len(times) - 1
-    return Spread(times[len(times) // 2], times[round(last * 0.1)], times[round(last * 0.9)])
+        return times
+
+    return run
 
 
 def _of_kernel(
-    bench: Bench, problem: Problem, name: str, inputs: dict[int, torch.Tensor], seen: Callable[[str], None]
-) -> Iterator[HostTime]:
-    layer: QuantLinear | None = None
+    bench: Bench, problem: Problem, name: str, inputs: dict[int, torch.Tensor]
+) -> Iterator[tuple[HostTime, Slices]]:
+    """A kernel at every m, and what builds its slices. A library that is broken here is left out when that raises."""
+
+    @lru_cache(maxsize=1)
+    def layer() -> QuantLinear:
+        return _layer(bench, problem, name)
+
     for m, x in inputs.items():
-        seen(f"{name} {problem.n} x {problem.k} m={m}")
         nothing = HostTime(name, problem.n, problem.k, m, None)
         reasons = refusals(bench.table, name, bench.device, problem.at(m))
         if reasons:
-            yield replace(nothing, fault="; ".join(map(str, reasons)))
-            continue
-        try:
-            layer = layer or _layer(bench, problem, name)
-            call = host_spread(lambda layer=layer, x=x: layer(x), bench.where)  # type: ignore[misc]
-        except Exception as error:  # a library that is broken here is left out, and the others are still timed
-            yield replace(nothing, fault=reason_of(error), broken=True)
+            fault = "; ".join(map(str, reasons))
+            yield replace(nothing, fault=fault), partial(_refuse, fault)
         else:
             chosen = select(bench.table, bench.device, problem.at(m)).kernel == name
-            yield replace(nothing, call=call, chosen=chosen)
+            yield replace(nothing, chosen=chosen), lambda x=x: loops(partial(layer(), x), bench.where)  # type: ignore[misc]
+
+
+def _refuse(fault: str) -> Slice:
+    raise RuntimeError(fault)
 
 
 def _layer(bench: Bench, problem: Problem, name: str) -> QuantLinear:
