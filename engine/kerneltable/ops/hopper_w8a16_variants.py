@@ -75,13 +75,12 @@ DIVIDING, DISORDER, LEAST_RUN = 15.0, 1.02, 4
 """What dividing tiles along k costs: microseconds, and a share of everything, since tiles that share rows then run at
 different times; and the fewest blocks of k of a multiprocessor's part."""
 
-WORTH = 0.97
-"""Tiles are divided if that takes this share of the time at most."""
-
-LONG_WEIGHT, LONG_INPUT = 100_000_000, 1024
-"""Bytes from which two blocks fetch a common input tile where tiles are divided, and rows up to which they do (5120 x
-25600 at 1024 rows: 2 to 5 % faster). Otherwise they do not, as they would wait for each other (7168 x 16384 at 4096
-rows, scales of blocks: 1640 instead of 1563 us; 1 to 3 % elsewhere)."""
+WORTH = MappingProxyType({BY_ROW: 1.0, BY_BLOCK: 1.0, RESCALED: 1.015, BY_32: 1.0})
+LONG_WEIGHT, LONG_WORTH, LONG_INPUT = 100_000_000, 0.97, 512
+"""What a scale covers -> tiles are divided if that takes this share of the time at most, LONG_WORTH for weights from
+LONG_WEIGHT bytes on. Two blocks fetch a common input tile with such weights: whole tiles (8192 x 28672 at 4096 rows 3 %
+faster, as it takes less power), divided ones up to LONG_INPUT rows (beyond, 5120 x 25600 at 1024 rows is 10 % slower:
+they wait for each other). H200, 2026-11-22, in turns with bf16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +153,18 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     split = _few_parts(parts, blocks, multiprocessors)
     each, wide = TIMES[scales]
     time = ceil_div(parts * split, multiprocessors) * (each * blocks / split + AROUND[0])
-    high = ceil_div(m, WIDE_COLUMNS)
-    whole, divided = ceil_div(pairs * high, multiprocessors) * (wide * blocks + AROUND[1]), math.inf
-    inputs = 2 if m <= LONG_INPUT and n * k >= LONG_WEIGHT else 1
-    workers, tiles = multiprocessors // inputs, ceil_div(pairs, inputs) * high
+    high, long = ceil_div(m, WIDE_COLUMNS), n * k >= LONG_WEIGHT
+    inputs = 2 if long else 1
+    waves = ceil_div(ceil_div(pairs, inputs) * high, multiprocessors // inputs)
+    whole, divided = waves * (wide * blocks + AROUND[1]), math.inf
+    common = 2 if long and m <= LONG_INPUT else 1
+    workers, tiles = multiprocessors // common, ceil_div(pairs, common) * high
     if tiles % workers and tiles * blocks >= LEAST_RUN * workers:
         divided = tiles / workers * wide * blocks * DISORDER + ceil_div(tiles, workers) * AROUND[1] + DIVIDING
     if time <= min(whole, divided):
         return Variant(2, 128, 4, split)
-    return Wide(inputs, divide=True) if divided < WORTH * whole else Wide(1)
+    worth = LONG_WORTH if long else WORTH[scales]
+    return Wide(common, divide=True) if divided < worth * whole else Wide(inputs)
 
 
 def _alike(blocks: int, multiprocessors: int) -> float:
