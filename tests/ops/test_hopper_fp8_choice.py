@@ -54,6 +54,32 @@ def test_a_streaming_block_fits_a_multiprocessor_and_covers_the_rows() -> None:
             assert found.columns >= m
 
 
+@pytest.mark.parametrize(
+    ("size", "split", "together"),
+    [
+        ((1, 2112, 7168), 8, 3),
+        ((64, 2112, 7168), 8, 3),
+        ((16, 4096, 4096), 4, 3),
+        ((16, 7168, 2048), 2, 3),
+        ((8, 32768, 512), 1, 5),
+        ((8, 4096, 7168), 7, 4),
+        ((1, 8192, 28672), 2, 2),
+    ],
+)
+def test_small_weights_leave_room_for_the_next_launch(size: tuple[int, int, int], split: int, together: int) -> None:
+    found = variant(*size, 132)
+    assert isinstance(found, Stream)
+    assert (found.split, found.together) == (split, together)
+
+
+def test_as_many_streaming_blocks_as_meant_share_a_multiprocessor() -> None:
+    for size in SIZES:
+        found = variant(*size)
+        if isinstance(found, Stream) and found.together:
+            each = found.shared_bytes + 16 * found.stages + 1024  # barriers, and what the system takes
+            assert found.together * each <= 228 * 1024 < (found.together + 1) * each
+
+
 def test_many_rows_are_never_streamed_and_few_always() -> None:
     for m, n, k, units in SIZES:
         found = variant(m, n, k, units)
