@@ -154,8 +154,8 @@ __device__ void multiply(const Memory& memory, const Scales& weight_scales) {
 // After the partial sums of the block are there: all threads add those of the cluster and store.
 __device__ __forceinline__ void finish(const Memory& memory, const Neighbours& neighbours, Out* out, int m, int n,
                                        const Place& here) {
+  __syncthreads();
   if (kSplit > 1) cluster_sync();
-  else __syncthreads();
   if (threadIdx.x < kConsumers) reduce(reinterpret_cast<float*>(memory.tiles), neighbours, out, m, n, here);
   if (kSplit > 1) cluster_leave();  // not while others read its sums
 }
