@@ -10,7 +10,7 @@ TEST_READY := $(VENV)/.ready-test
 # What `python -m venv` is told; --system-site-packages takes the torch of a container image.
 VENVFLAGS ?=
 
-.PHONY: run test lint setup setup-test clean conformance sanitize golden mutants fuzz device-code
+.PHONY: run test lint setup setup-test clean conformance sanitize stress golden mutants fuzz device-code
 
 run: setup
 	$(BIN)/kerneltable run --sample all
@@ -36,8 +36,7 @@ conformance: setup
 # memcheck reports no API errors: cuda-bindings looks up functions that older drivers lack, which touches no memory.
 # It sees where a tensor ends only if torch asks the driver for each; the other tools do not look there.
 # initcheck does not see what the copy engine stores, so the script fills outputs with NaN first; that they are written,
-# their numbers show. racecheck comes last: of marlin_w8a16 it names sums in shared memory that all threads meet between
-# (docs/bench-h200.md).
+# their numbers show. racecheck comes last, since it takes longest.
 SANITIZED = --error-exitcode 1 $(BIN)/python tests/kernels/sanitize.py
 
 sanitize: setup
@@ -47,6 +46,10 @@ sanitize: setup
 	compute-sanitizer --tool synccheck --num-cuda-barriers 64 $(SANITIZED)
 	compute-sanitizer --tool initcheck $(SANITIZED)
 	compute-sanitizer --tool racecheck --num-cuda-barriers 64 $(SANITIZED)
+
+# Own Hopper kernels on many streams of many processes at a time, on a machine with such a GPU: outputs keep their bits.
+stress: setup-test
+	$(BIN)/python tests/kernels/stress.py
 
 golden: setup-test
 	$(BIN)/python tests/golden/regenerate.py

@@ -1,0 +1,135 @@
+"""Own Hopper kernels on many streams of many processes at a time: `make stress`, on a machine with a Hopper GPU.
+
+Every thread repeats one call on a stream of its own and compares each tenth output with what the same call gave alone:
+all these kernels promise the same bits. Processes share the device by time slices, so blocks stop and go on anywhere.
+Inputs never change, so a race that writes the same bytes twice stays unseen; one in how sums of a cluster or of divided
+tiles meet does not. Exit 1 names the call, and where its output differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Thread
+
+import torch
+from hopper_layers import layer, this_chip
+
+from kerneltable.kernels.hopper_w8a16 import Kernel as WideInputs
+from kerneltable.model import Problem
+
+THREADS, BETWEEN, MOST_TOLD = 2, 10, 3
+"""Threads a call, calls from one comparison to the next, and differences that are told of each call."""
+
+Call = Callable[[], torch.Tensor]
+
+
+@dataclass
+class Seen:
+    """Comparisons by call, and what differed."""
+
+    compared: Counter[str] = field(default_factory=Counter)
+    differed: Counter[str] = field(default_factory=Counter)
+    told: list[str] = field(default_factory=list)
+
+
+def weight_only(n: int, k: int, granularity: str) -> WideInputs:
+    """A layer of hopper_w8a16 for every m."""
+    weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
+    shape = (n, 1) if granularity == "channel" else (-(-n // 128), -(-k // 128))
+    scale = (torch.rand(shape, device="cuda") + 0.5) * k**-0.5
+    problem = Problem("w8a16_fp8", m=1, n=n, k=k, output="bf16", weight_granularity=granularity)
+    return WideInputs(problem, weight=weight, weight_scale=scale, chip=this_chip())
+
+
+def calls() -> dict[str, Call]:
+    """Few rows with k in up to eight parts, in one launch and in two; some rows in parts; many with divided tiles."""
+    found: dict[str, Call] = {}
+    for n, k, rows in ((2112, 7168, (1, 8, 40, 128, 1024)), (10240, 5120, (1, 64, 128)), (32768, 512, (64,))):
+        kernel = layer(n, k)
+        for m in rows:
+            x = torch.randn(m, k, device="cuda").bfloat16()
+            found[f"hopper_fp8_block {n} x {k}, m={m}"] = partial(kernel, x, None)
+            if m == 40:
+                stages = partial(lambda kernel, x: kernel.product(kernel.quantize(x)), kernel, x)
+                found[f"hopper_fp8_block {n} x {k}, m={m}, two launches"] = stages
+    for n, k, rows in ((4096, 7168, (1, 16, 64, 128)), (2112, 7168, (1, 1024))):
+        for granularity in ("channel", "block"):
+            kernel = weight_only(n, k, granularity)
+            for m in rows:
+                x = torch.randn(m, k, device="cuda").bfloat16()
+                found[f"hopper_w8a16 {granularity} {n} x {k}, m={m}"] = partial(kernel, x, None)
+    return found
+
+
+def difference(out: torch.Tensor, wanted: torch.Tensor) -> str:
+    """Where two matrices differ, in tiles of 64 columns, and by how much."""
+    other = out != wanted
+    rows, columns = (other.any(dim).nonzero().flatten().tolist() for dim in (1, 0))
+    tiles = sorted({column // 64 for column in columns})
+    most = float((out.double() - wanted.double()).abs().nan_to_num(torch.inf).max())
+    return (
+        f"{int(other.sum())} of {other.numel()} differ, by {most:.3g} at most: {len(rows)} rows from {rows[0]} to "
+        f"{rows[-1]}, {len(columns)} columns in tiles {tiles[:8]}{' ...' if len(tiles) > 8 else ''} of 64"
+    )
+
+
+def repeat(name: str, call: Call, wanted: torch.Tensor, end: float, seen: Seen) -> None:
+    with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+        while time.monotonic() < end:
+            for _ in range(BETWEEN):
+                out = call()
+            seen.compared[name] += 1
+            if not torch.equal(out, wanted):
+                seen.differed[name] += 1
+                if seen.differed[name] <= MOST_TOLD:
+                    seen.told.append(f"WRONG {name}: {difference(out, wanted)}")
+
+
+def run(seconds: float) -> Seen:
+    """All calls at a time, for so long."""
+    made, seen = calls(), Seen()
+    with torch.inference_mode():
+        wanted = {name: call() for name, call in made.items()}
+        assert all(out.isfinite().all() for out in wanted.values())
+    torch.cuda.synchronize()
+    end = time.monotonic() + seconds
+    threads = [
+        Thread(target=repeat, args=(name, call, wanted[name], end, seen))
+        for name, call in made.items()
+        for _ in range(THREADS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    torch.cuda.synchronize()
+    return seen
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--processes", type=int, default=8, help="that share the device by time slices")
+    args = parser.parse_args()
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
+        print("stress: needs a Hopper GPU")
+        return 2
+    beside = [sys.executable, __file__, "--seconds", str(args.seconds), "--processes", "1"]
+    others = [subprocess.Popen(beside) for _ in range(args.processes - 1)]
+    seen = run(args.seconds)
+    for line in seen.told:
+        print(line)
+    print(f"{sum(seen.compared.values())} outputs compared, {sum(seen.differed.values())} wrong", flush=True)
+    failed = [other.wait() for other in others]
+    return int(any(failed) or bool(seen.differed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
