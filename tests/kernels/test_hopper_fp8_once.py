@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hopper_layers import DTYPES, ON_HOPPER, assert_same_bits, inputs, layer
+from stress import difference
 
 from kerneltable.kernels import hopper_fp8_block
 from kerneltable.kernels.hopper_fp8_block import Kernel, Once
@@ -103,7 +104,7 @@ def test_threads_that_fill_the_chip_together_wait_for_nobody_for_ever(own_stream
     sources = [torch.randn(m, k, device="cuda").bfloat16() for m, k in ((64, 5120), (40, 7168), (64, 512))]
     wanted = [by_stages(one, x) for one, x in zip(layers, sources, strict=True)]
     torch.cuda.synchronize()
-    wrong: list[int] = []
+    wrong: list[tuple[int, int, str]] = []
 
     def call(i: int) -> None:
         stream = torch.cuda.Stream() if own_streams else torch.cuda.default_stream()
@@ -111,7 +112,7 @@ def test_threads_that_fill_the_chip_together_wait_for_nobody_for_ever(own_stream
             for turn in range(1000):
                 out = layers[i](sources[i], None)
                 if turn % 20 == 0 and not torch.equal(out, wanted[i]):
-                    wrong.append(turn)
+                    wrong.append((i, turn, difference(out, wanted[i])))
             stream.synchronize()
 
     threads = [Thread(target=call, args=(i % 3,)) for i in range(9)]
