@@ -47,7 +47,8 @@ def find_nvrtc() -> Any:
 
         nvrtc.nvrtcVersion()
     except (ImportError, RuntimeError, OSError) as error:
-        return f"NVRTC cannot be used ({error}); install cuda-bindings and nvidia-cuda-nvrtc"
+        wanted = "cuda-bindings, nvidia-cuda-nvrtc and nvidia-cuda-runtime"
+        return f"NVRTC cannot be used ({error}); pip install 'kerneltable[cuda]' brings {wanted}"
     return nvrtc
 
 
