@@ -27,7 +27,7 @@ STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4, 3), 32: (6, 4, 3), 64
 FEWEST = 16
 """Columns up to which `_few` chooses."""
 
-PARTS = MappingProxyType({1: 1.0, 2: 1.0, 3: 0.92, 4: 0.91, 5: 0.86, 6: 0.92, 8: 0.86})
+PARTS = MappingProxyType({1: 1.0, 2: 1.0, 3: 0.92, 4: 0.91, 5: 0.86, 8: 0.86})
 """Parts of k that `_few` considers -> share of the room for blocks that clusters of so many fill at most."""
 
 ROOM_USED, ROOM_WEIGHT, TOO_FULL, TOO_EMPTY = 0.765, 0.233, 1.65, 12.0
