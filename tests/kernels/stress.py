@@ -81,6 +81,15 @@ def difference(out: torch.Tensor, wanted: torch.Tensor) -> str:
 
 
 def repeat(name: str, call: Call, wanted: torch.Tensor, end: float, seen: Seen) -> None:
+    """Call and compare until `end`; an error of a launch is a wrong output too, and ends it."""
+    try:
+        compare(name, call, wanted, end, seen)
+    except Exception as error:
+        seen.differed[name] += 1
+        seen.told.append(f"BROKEN {name}: {type(error).__name__}: {error}")
+
+
+def compare(name: str, call: Call, wanted: torch.Tensor, end: float, seen: Seen) -> None:
     with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
         while time.monotonic() < end:
             for _ in range(BETWEEN):

@@ -41,6 +41,9 @@ def test_a_wrong_output_is_counted_and_told_a_few_times(monkeypatch: pytest.Monk
     seen = stress.Seen()
     stress.repeat("right", lambda: torch.ones(2, 3), torch.ones(2, 3), time.monotonic() + 0.05, seen)
     stress.repeat("wrong", lambda: torch.ones(2, 3), torch.zeros(2, 3), time.monotonic() + 0.05, seen)
+    stress.repeat("broken", lambda: torch.ones(2)[3], torch.ones(1), time.monotonic() + 0.05, seen)
+    assert seen.told.pop().startswith("BROKEN broken: IndexError: ")
+    assert seen.differed.pop("broken") == 1
     assert seen.compared["right"] > 0
     assert set(seen.differed) == {"wrong"}
     assert seen.differed["wrong"] == seen.compared["wrong"] > stress.MOST_TOLD
