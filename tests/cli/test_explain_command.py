@@ -172,7 +172,7 @@ def test_another_table_is_read(ask: Ask, tmp_path: Path) -> None:
 
 
 def test_a_run_elsewhere_is_no_verification_here(ask: Ask) -> None:
-    question = ("mxfp8", "--n", "4096", "--k", "4096", "--format", "json")
+    question = ("fp8_w8a8", "--n", "4096", "--k", "4096", "--format", "json")
     assert ask("explain", *question, "--device", "h200").json["status"] == "verified"
     assert ask("explain", *question, "--device", "h100").json["status"] == "verified"
     assert ask("explain", *question, "--device", "a100").json["status"] == "unverified on sm80"
