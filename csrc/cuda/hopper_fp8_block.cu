@@ -187,7 +187,7 @@ hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant_
     }
   } else {
     take_registers<232>();
-    Consumer self = memory.consumer();
+    Consumer self = memory.consumer(m);
     const uint32_t staging = memory.staging + (threadIdx.x / 32 - 4) * kChunks * kChunkBytes;
     const Output to = {&output, staging, bias, out, {part_sums, part_flags}};
     consume(self, to, p, rank, worker);

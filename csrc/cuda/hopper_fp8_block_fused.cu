@@ -120,7 +120,7 @@ hopper_fp8_block_fused(const __grid_constant__ TensorMap weight, const In* x, co
     const Scales weight_scales = scales_of(weight_scale, here, n, k_blocks, first, count);
     wait_for_previous();
     neighbours = neighbours_of(nullptr, bias, n, here);
-    multiply(memory, weight_scales);
+    multiply(memory, weight_scales, nothing_of(m));
   } else if (warp == 0) {
     if (threadIdx.x == kConsumers) produce(memory.at, &weight, here, first, count);
   } else {

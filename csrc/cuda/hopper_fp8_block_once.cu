@@ -139,7 +139,7 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
     neighbours = neighbours_of(nullptr, bias, n, here);
     quantize_shares({x, codes, scales, m, k, padded, x_step}, counters, &ticket, shares);
     if (threadIdx.x == 0) let_next_start();  // this block's last ticket has been given
-    multiply(memory, weight_scales);
+    multiply(memory, weight_scales, nothing_of(m));
   }
   finish(memory, neighbours, out, m, n, here);
 }

@@ -92,7 +92,7 @@ hopper_fp8_block_parts(const __grid_constant__ TensorMap input, const __grid_con
     cluster_leave();
   } else {
     take_registers<232>();
-    Consumer consumer = memory.consumer();
+    Consumer consumer = memory.consumer(m);
     float sum[kSums], *sums = reinterpret_cast<float*>(memory.tiles);
     wait_for_previous();
     sum_blocks(consumer, tile.column, count, sum);

@@ -41,7 +41,7 @@ hopper_fp8_block_stream(const __grid_constant__ TensorMap input, const __grid_co
     const Scales weight_scales = scales_of(weight_scale, here, n, k_blocks, first, count);
     wait_for_previous();
     neighbours = neighbours_of(nullptr, bias, n, here);
-    multiply(memory, weight_scales);
+    multiply(memory, weight_scales, nothing_of(m));
   }
   finish(memory, neighbours, out, m, n, here);
 }

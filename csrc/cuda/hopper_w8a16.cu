@@ -210,8 +210,8 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
     asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
     spill(sums, sum);
   }
-  __syncthreads();
   if (kSplit > 1) cluster_sync();
+  else __syncthreads();
   if (threadIdx.x < kConsumers) reduce(sums, neighbours, out, m, n, here);
   if (kSplit > 1) cluster_leave();  // nobody leaves while others read its sums
 }

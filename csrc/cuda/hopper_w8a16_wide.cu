@@ -254,5 +254,5 @@ hopper_w8a16_wide(const __grid_constant__ TensorMap input, const char* weight, c
     work(at, weights, staging, weight_scale, bias, out, {part_sums, part_flags}, p, worker);
     __syncwarp();
   }
-  if (kInputs > 1) cluster_sync();  // nobody leaves while others give stages back to it
+  if (kInputs > 1) cluster_end();  // nobody leaves while others give stages back to it
 }

@@ -72,9 +72,8 @@ struct Parts {
     for (int i = 0; i < kSums / 4; ++i)
       __stcg(to + i * 128, make_float4(sum[at<kSums>(i, 0)], sum[at<kSums>(i, 1)], sum[at<kSums>(i, 2)],
                                        sum[at<kSums>(i, 3)]));
-    __threadfence();
     group_sync(group);
-    if (threadIdx.x % 128 == 0)
+    if (threadIdx.x % 128 == 0)  // releases what all have stored before they met
       asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(flags + blockIdx.x * 2 + group), "r"(1) : "memory");
   }
 

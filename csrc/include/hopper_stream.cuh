@@ -33,6 +33,7 @@ struct Consumer {
   const char* scales;
   Scales weight_scales;
   int lane;
+  uint32_t nothing;  // see `after`
   int slot, phase;  // of the block that is started next
   int done;         // slot of the block that is added next
 
@@ -48,19 +49,21 @@ struct Consumer {
     const float of_weight = weight_scales.of(i);
     wgmma_wait<kPending>();
     const float2* of_column = reinterpret_cast<const float2*>(scales + done * kScaleSlot) + lane % 4;
+    uint32_t barrier = empty + done * 8;
 #pragma unroll
     for (int j = 0; j < kSums; ++j) pin(part[j]);
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
       const float2 of_input = of_column[4 * j];
       const float left = of_input.x * of_weight, right = of_input.y * of_weight;
+      barrier = after(barrier, nothing, of_input.x);
       sum[4 * j + 0] = fmaf(part[4 * j + 0], left, sum[4 * j + 0]);
       sum[4 * j + 1] = fmaf(part[4 * j + 1], right, sum[4 * j + 1]);
       sum[4 * j + 2] = fmaf(part[4 * j + 2], left, sum[4 * j + 2]);
       sum[4 * j + 3] = fmaf(part[4 * j + 3], right, sum[4 * j + 3]);
     }
     __syncwarp();
-    if (lane < kGiving) barrier_arrive(empty + done * 8);
+    if (lane < kGiving) barrier_arrive(barrier);
     if (++done == kStages) done = 0;
   }
 };
@@ -141,10 +144,10 @@ __device__ __forceinline__ Scales scales_of(const float* weight_scale, const Pla
 }
 
 // What the threads below kConsumers do: all products of the block, to its partial sums in shared memory.
-__device__ void multiply(const Memory& memory, const Scales& weight_scales) {
+__device__ void multiply(const Memory& memory, const Scales& weight_scales, uint32_t nothing) {
   Consumer self = {uniform(memory.at.full), uniform(memory.at.empty),
                    uniform(tile_word(memory.at.weight)), uniform(tile_word(memory.at.input)), memory.scales,
-                   weight_scales, static_cast<int>(threadIdx.x % 32), 0, 0, 0};
+                   weight_scales, static_cast<int>(threadIdx.x % 32), nothing, 0, 0, 0};
   float sum[kSums];
   consume(self, weight_scales.count, sum);
   asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
@@ -154,8 +157,8 @@ __device__ void multiply(const Memory& memory, const Scales& weight_scales) {
 // After the partial sums of the block are there: all threads add those of the cluster and store.
 __device__ __forceinline__ void finish(const Memory& memory, const Neighbours& neighbours, Out* out, int m, int n,
                                        const Place& here) {
-  __syncthreads();
   if (kSplit > 1) cluster_sync();
+  else __syncthreads();
   if (threadIdx.x < kConsumers) reduce(reinterpret_cast<float*>(memory.tiles), neighbours, out, m, n, here);
   if (kSplit > 1) cluster_leave();  // not while others read its sums
 }

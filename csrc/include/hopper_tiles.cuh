@@ -89,6 +89,7 @@ struct Consumer {
   uint32_t scale;          // shared address of the thread's first scale in slot 0; its second is 8 floats on
   uint32_t factors;        // shared address of the weight's scales in slot 0
   uint32_t given;          // of a lane for each member: where the barrier `empty` of slot 0 is in that block
+  uint32_t nothing;        // see `after`
   int lane;
   int boundary;            // of the weight's scales, in kGrain columns
   int phases;              // a bit for each slot
@@ -109,12 +110,20 @@ struct Consumer {
                    weight + slot * (kWeightBytes >> 4) + half * (kWeightBytes / kHalves >> 4));
   }
 
-  // The warp has read the last of a slot.
-  __device__ __forceinline__ void give(int slot) {
+  // `given`, once the scales of a product are there. Of two halves the first one's sums have taken theirs before the second
+  // one overwrites them.
+  __device__ __forceinline__ uint32_t given_after(const Part& part) const {
+    if (kHalves == 2) return after(given, nothing, part.of_weight.y);
+    const uint32_t barrier = after(given, nothing, part.of_input.x, part.of_input.y, part.of_weight.x);
+    return kOneScale ? barrier : after(barrier, nothing, part.of_weight.y);
+  }
+
+  // The warp has read the last of a slot; `barrier` is what given_after() says.
+  __device__ __forceinline__ void give(uint32_t barrier, int slot) {
     __syncwarp();
     if (lane >= kMembers) return;
-    if (kMembers == 1) barrier_arrive(given + slot * 8);
-    else barrier_arrive_remote(given + slot * 8);
+    if (kMembers == 1) barrier_arrive(barrier + slot * 8);
+    else barrier_arrive_remote(barrier + slot * 8);
   }
 
   __device__ __forceinline__ void start(Part& part, int slot) {
@@ -143,8 +152,9 @@ struct Consumer {
   // kPending products were started after this one.
   template <int kPending>
   __device__ __forceinline__ void add(Part& part, float (&sum)[kSums], int slot) {
+    const uint32_t barrier = given_after(part);
     wgmma_wait<kPending>();
-    give(slot);
+    give(barrier, slot);
     promote(part, sum, 0);
   }
 
@@ -152,11 +162,12 @@ struct Consumer {
   __device__ __forceinline__ void step(Part& part, float (&sum)[kSums], int slot) {
     start(part, slot);
     if constexpr (kHalves == 2) {
+      const uint32_t barrier = given_after(part);
       wgmma_wait<0>();
       promote(part, sum, 0);
       multiply(part, slot, 1);
       wgmma_wait<0>();
-      give(slot);
+      give(barrier, slot);
       promote(part, sum + kPart, 1);
     } else {
       add<0>(part, sum, slot);
@@ -244,7 +255,7 @@ struct Memory {
   }
 
   // Of a thread of one of the warpgroups that multiply, the first of which begins at thread 128.
-  __device__ __forceinline__ Consumer consumer() const {
+  __device__ __forceinline__ Consumer consumer(int m) const {
     const int lane = threadIdx.x % 32, warp = uniform(threadIdx.x / 32) - 4;
     Consumer self;
     self.full = uniform(at.full), self.weight = uniform(tile_word(at.weight));
@@ -252,7 +263,7 @@ struct Memory {
     self.scale = at.scale + (warp * 16 + lane / 4) * 4;
     self.given = kMembers == 1 ? at.empty : address_at(at.empty, lane % 2);
     self.factors = at.factors;
-    self.lane = lane, self.phases = 0;
+    self.lane = lane, self.phases = 0, self.nothing = nothing_of(m);
     return self;
   }
 };

@@ -1,14 +1,16 @@
 """Own Hopper kernels on many streams of many processes at a time: `make stress`, on a machine with a Hopper GPU.
 
-Every thread repeats one call on a stream of its own and compares each tenth output with what the same call gave alone:
-all these kernels promise the same bits. Processes share the device by time slices, so blocks stop and go on anywhere.
-Inputs never change, so a race that writes the same bytes twice stays unseen; one in how sums of a cluster or of divided
-tiles meet does not. Exit 1 names the call, and where its output differs.
+A few calls run at a time, so that blocks of different launches share multiprocessors. Every thread repeats one of them
+on a stream of its own, with one of two inputs in turn, and compares the outputs with what the same call gave alone: all
+these kernels promise the same bits. To compare fills the pipes to memory, which reads of a product then wait for.
+Processes share the device by time slices, so blocks stop and go on anywhere. Exit 1 names the call, and where its
+output differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import subprocess
 import sys
 import time
@@ -24,10 +26,13 @@ from hopper_layers import layer, this_chip
 from kerneltable.kernels.hopper_w8a16 import Kernel as WideInputs
 from kerneltable.model import Problem
 
-THREADS, BETWEEN, MOST_TOLD = 2, 10, 3
-"""Threads a call, calls from one comparison to the next, and differences that are told of each call."""
+AT_A_TIME, THREADS, TOGETHER, MOST_TOLD = 3, 2, 6, 3
+"""Calls that run at a time, threads of each, its calls from one comparison to the next, differences told of each."""
 
-Call = Callable[[], torch.Tensor]
+Call = Callable[[int], torch.Tensor]
+"""Input 0 or 1 to its output."""
+
+Wanted = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass
@@ -54,18 +59,21 @@ def calls() -> dict[str, Call]:
     for n, k, rows in ((2112, 7168, (1, 8, 40, 128, 1024)), (10240, 5120, (1, 64, 128)), (32768, 512, (64,))):
         kernel = layer(n, k)
         for m in rows:
-            x = torch.randn(m, k, device="cuda").bfloat16()
-            found[f"hopper_fp8_block {n} x {k}, m={m}"] = partial(kernel, x, None)
+            found[f"hopper_fp8_block {n} x {k}, m={m}"] = with_inputs(partial(kernel, bias=None), m, k)
             if m == 40:
-                stages = partial(lambda kernel, x: kernel.product(kernel.quantize(x)), kernel, x)
-                found[f"hopper_fp8_block {n} x {k}, m={m}, two launches"] = stages
+                stages = partial(lambda kernel, x: kernel.product(kernel.quantize(x)), kernel)
+                found[f"hopper_fp8_block {n} x {k}, m={m}, two launches"] = with_inputs(stages, m, k)
     for n, k, rows in ((4096, 7168, (1, 16, 64, 128)), (2112, 7168, (1, 1024))):
         for granularity in ("channel", "block"):
             kernel = weight_only(n, k, granularity)
             for m in rows:
-                x = torch.randn(m, k, device="cuda").bfloat16()
-                found[f"hopper_w8a16 {granularity} {n} x {k}, m={m}"] = partial(kernel, x, None)
+                found[f"hopper_w8a16 {granularity} {n} x {k}, m={m}"] = with_inputs(partial(kernel, bias=None), m, k)
     return found
+
+
+def with_inputs(product: Callable[[torch.Tensor], torch.Tensor], m: int, k: int) -> Call:
+    inputs = [torch.randn(m, k, device="cuda").bfloat16() for _ in range(2)]
+    return lambda i: product(inputs[i])
 
 
 def difference(out: torch.Tensor, wanted: torch.Tensor) -> str:
@@ -80,7 +88,7 @@ def difference(out: torch.Tensor, wanted: torch.Tensor) -> str:
     )
 
 
-def repeat(name: str, call: Call, wanted: torch.Tensor, end: float, seen: Seen) -> None:
+def repeat(name: str, call: Call, wanted: Wanted, end: float, seen: Seen) -> None:
     """Call and compare until `end`; an error of a launch is a wrong output too, and ends it."""
     try:
         compare(name, call, wanted, end, seen)
@@ -89,35 +97,36 @@ def repeat(name: str, call: Call, wanted: torch.Tensor, end: float, seen: Seen) 
         seen.told.append(f"BROKEN {name}: {type(error).__name__}: {error}")
 
 
-def compare(name: str, call: Call, wanted: torch.Tensor, end: float, seen: Seen) -> None:
+def compare(name: str, call: Call, wanted: Wanted, end: float, seen: Seen) -> None:
     with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
         while time.monotonic() < end:
-            for _ in range(BETWEEN):
-                out = call()
-            seen.compared[name] += 1
-            if not torch.equal(out, wanted):
+            outputs = [call(i % 2) for i in range(TOGETHER)]
+            wrong = torch.stack([(out != wanted[i % 2]).any() for i, out in enumerate(outputs)])
+            seen.compared[name] += TOGETHER
+            for i in wrong.nonzero().flatten().tolist():
                 seen.differed[name] += 1
                 if seen.differed[name] <= MOST_TOLD:
-                    seen.told.append(f"WRONG {name}: {difference(out, wanted)}")
+                    seen.told.append(f"WRONG {name}: {difference(outputs[i], wanted[i % 2])}")
 
 
 def run(seconds: float) -> Seen:
-    """All calls at a time, for so long."""
+    """All calls, for so long in all; those that run together are drawn by lot."""
     made, seen = calls(), Seen()
     with torch.inference_mode():
-        wanted = {name: call() for name, call in made.items()}
-        assert all(out.isfinite().all() for out in wanted.values())
+        wanted = {name: (call(0), call(1)) for name, call in made.items()}
+        assert all(out.isfinite().all() for both in wanted.values() for out in both)
     torch.cuda.synchronize()
-    end = time.monotonic() + seconds
-    threads = [
-        Thread(target=repeat, args=(name, call, wanted[name], end, seen))
-        for name, call in made.items()
-        for _ in range(THREADS)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    names = list(made)
+    random.shuffle(names)
+    rounds = [names[i : i + AT_A_TIME] for i in range(0, len(names), AT_A_TIME)]
+    for together in rounds:
+        end = time.monotonic() + seconds / len(rounds)
+        jobs = [(name, made[name], wanted[name], end, seen) for name in together for _ in range(THREADS)]
+        threads = [Thread(target=repeat, args=job) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     torch.cuda.synchronize()
     return seen
 

@@ -39,13 +39,14 @@ def test_a_wrong_output_is_counted_and_told_a_few_times(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: torch.inference_mode())
     seen = stress.Seen()
-    stress.repeat("right", lambda: torch.ones(2, 3), torch.ones(2, 3), time.monotonic() + 0.05, seen)
-    stress.repeat("wrong", lambda: torch.ones(2, 3), torch.zeros(2, 3), time.monotonic() + 0.05, seen)
-    stress.repeat("broken", lambda: torch.ones(2)[3], torch.ones(1), time.monotonic() + 0.05, seen)
+    ones, twos = torch.ones(2, 3), torch.full((2, 3), 2.0)
+    stress.repeat("right", lambda i: (ones, twos)[i], (ones, twos), time.monotonic() + 0.05, seen)
+    stress.repeat("wrong", lambda i: ones, (ones, twos), time.monotonic() + 0.05, seen)
+    stress.repeat("broken", lambda i: torch.ones(2)[3], (ones, twos), time.monotonic() + 0.05, seen)
     assert seen.told.pop().startswith("BROKEN broken: IndexError: ")
     assert seen.differed.pop("broken") == 1
     assert seen.compared["right"] > 0
     assert set(seen.differed) == {"wrong"}
-    assert seen.differed["wrong"] == seen.compared["wrong"] > stress.MOST_TOLD
+    assert seen.compared["wrong"] > seen.differed["wrong"] > stress.MOST_TOLD  # one input of two
     assert len(seen.told) == stress.MOST_TOLD
     assert seen.told[0].startswith("WRONG wrong: 6 of 6 differ, by 1 at most")
