@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import MappingProxyType
 
 import torch
 
 from kerneltable.errors import KernelUnavailable
 from kerneltable.formats import FORMATS
-from kerneltable.ops.cuda_launch import TensorMap
+from kerneltable.ops.cuda_launch import OTHER_CONTEXT, TensorMap, own_context
 
 DTYPE_CODES = {"bf16": 0, "f16": 1, "f32": 2}
 """KT_IN and KT_OUT of the sources."""
@@ -65,7 +65,8 @@ def tensor_map(address: int, dtype: str, rows: int, columns: int, row_bytes: int
     }[dtype]
     swizzles = driver.CUtensorMapSwizzle
     swizzled = box[1] * size == 128 and dtype != "f32"
-    status, found = driver.cuTensorMapEncodeTiled(
+    encode = partial(
+        driver.cuTensorMapEncodeTiled,
         kind,
         2,
         address,
@@ -78,6 +79,10 @@ def tensor_map(address: int, dtype: str, rows: int, columns: int, row_bytes: int
         driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
         driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )
+    status, found = encode()
+    if int(status) in OTHER_CONTEXT:  # this thread has not used CUDA yet
+        with own_context(torch.cuda.current_device()):
+            status, found = encode()
     if int(status):
         where = f"{rows} x {columns} {dtype}, rows of {row_bytes} bytes, boxes {box}, address {address:#x}"
         raise KernelUnavailable(f"cuTensorMapEncodeTiled: {status.name} for {where}")
