@@ -39,8 +39,7 @@ MANY_PARTS, LONG_PART = 0.02, 10
 SMALL, SMALL_ROOM = 20_000_000, 0.8
 """Bytes of a weight up to which a launch leaves room for a block of the next one on each multiprocessor, if it fills
 more than this share of it (up to 32 rows) or its clusters would not fit otherwise. 2112 x 7168 at 64 rows 7.6 instead
-of 8.4 us, 4096 x 4096 at 32 rows 5.9, not 6.7 (2026-11-22, with a quicker meeting of clusters, see
-docs/bench-h200.md)."""
+of 8.4 us, 4096 x 4096 at 32 rows 5.9, not 6.7 (2026-11-22)."""
 
 SMALL_PART, SMALL_PART_8 = 7, 5
 """Blocks of k in a part of such a weight, at least: with more than 8 rows, and with less."""

@@ -34,9 +34,8 @@ ROOM_USED, ROOM_WEIGHT, TOO_FULL, TOO_EMPTY = 0.765, 0.233, 1.65, 12.0
 MORE_PARTS, PARTS_WEIGHT, WEIGHT = 0.25, 0.094, 30e6
 """What `_few` prefers: blocks that fill each multiprocessor alike; a share of the room for blocks that is left to the
 next launch, less for larger weights, whose blocks then start early; many parts of k, for small weights. Fitted
-to 84 products (14 weights, 1 and 16 rows, each kind of scale) in 5 to 25 instances each, H200, 2026-11-22, with a
-quicker meeting of clusters (docs/bench-h200.md): its choice takes 0.3 % longer than the fastest on average, 6 % at
-most, and no more than that if each meeting costs half a microsecond more."""
+to 84 products (14 weights, 1 and 16 rows, each kind of scale) in 5 to 25 instances each, H200, 2026-11-22: its choice
+takes 0.3 % longer than the fastest on average, 6 % at most."""
 
 UNEVEN = 0.95
 """Large blocks are taken for up to FEWEST rows if small ones fill the chip less evenly (7168 x 16384, one row: 28.5
