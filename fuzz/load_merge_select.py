@@ -7,16 +7,16 @@ The second form mutates the small tables of tests/data without coverage feedback
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "engine"))
 TABLES = ROOT / "tests" / "data" / "tables"
-FILE = Path(gettempdir()) / f"kerneltable-fuzz-{os.getpid()}.yaml"
+FOLDER = TemporaryDirectory(prefix="kerneltable-fuzz-")
+FILE = Path(FOLDER.name) / "table.yaml"
 DEVICES = ("sm90", "cuda:13.0", "cpu:neon", "cuda:8.10", "gfx94", "\x1b[31m")
 PIECES = (
     b"<<: *x", b"&x ", b"*x", b"- ", b": ", b"? ", b"[", b"]", b"{", b"}", b"|\n", b"!!python/name:os.system ", b"~",
