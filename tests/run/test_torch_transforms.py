@@ -90,6 +90,53 @@ def test_a_plain_input_is_computed_inside_of_a_transform_be_it_the_first_call(ar
     assert untouched()
 
 
+# --- Compiled, which sees no gradient that is followed --------------------------------------------------------------
+
+
+REFUSED = r"KernelInputError\('up_proj: x must be no tensor whose gradient torch\.func follows"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["in parts", "whole"])
+@pytest.mark.parametrize("ask", FOLLOWED.values(), ids=FOLLOWED)
+def test_a_compiled_transform_that_follows_a_layer_s_input_is_refused(ask, whole):
+    module, x = layer(override=BY_ROWS, bias=True, name="up_proj"), inputs(3, K)
+    compiled = torch.compile(lambda x: ask(module, x), backend="eager", fullgraph=whole)
+    for _ in range(2):
+        with pytest.raises(torch._dynamo.exc.TorchRuntimeError, match=REFUSED):
+            compiled(x)
+    assert untouched()
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_transform_of_something_else_computes_the_layer(around, backend):
+    module, x = layer(override=BY_ROWS, bias=True), inputs(30, K)
+    wanted = module(x).float().sum()
+    if backend == "aot_eager" and around is AROUND["functionalize"]:
+        pytest.skip("torch cannot: x must not already be a functional tensor")
+    compiled = torch.compile(lambda x: around(lambda: module(x).float()), backend=backend)
+    assert torch.equal(compiled(x), wanted)
+    assert untouched()
+
+
+def test_what_was_compiled_before_a_transform_is_not_used_in_it():
+    module, x = layer(override=BY_ROWS, name="up_proj"), inputs(3, K)
+    compiled = torch.compile(total(module), backend="eager")
+    wanted = total(module)(x)
+    for _ in range(2):
+        assert torch.equal(compiled(x), wanted)
+        with pytest.raises(torch._dynamo.exc.TorchRuntimeError, match=REFUSED):
+            torch.func.grad(compiled)(x)
+
+
+def test_a_layer_whose_first_call_is_under_a_compiled_vmap_is_bound_outside_of_graphs():
+    module, x = layer(override=BY_ROWS), inputs(2, 3, K)
+    found = torch.compile(torch.vmap(module), backend="eager")(x)
+    assert torch.equal(found, torch.stack([module(one) for one in x]))
+    assert torch.equal(torch.compile(torch.vmap(module), fullgraph=True)(x), found)
+    assert untouched()
+
+
 def test_functionalize_computes_a_layer():
     module = layer(override=BY_ROWS)
     assert torch.equal(torch.func.functionalize(module)(inputs(3, K)), module(inputs(3, K)))

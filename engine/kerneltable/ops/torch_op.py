@@ -16,14 +16,19 @@ from functools import cache
 from typing import Any, Protocol
 
 import torch
+from torch.autograd import forward_ad
 
 from kerneltable.errors import KernelInputError
+from kerneltable.ops.torch_dynamo import untraced
 
 Run = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 NAMESPACE = "kerneltable"
 SCHEMA = "linear(Tensor x, Tensor handle, int n, int k, ScalarType? dtype=None) -> Tensor"
 HANDLE_BYTES = 16
+
+UNFOLLOWED = "unfollowed(Tensor x, str name) -> Tensor"
+"""An op without numbers, whose call is refused while torch.func follows x for a gradient; see refuse_followed."""
 
 
 class Served(Protocol):
@@ -108,12 +113,17 @@ def register() -> Register:
     library.define(SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
     library.impl("linear", _run, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::linear", _shape, lib=library)
+    library.define(UNFOLLOWED, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl("unfollowed", _refuse_followed, "Autograd")
+    library.impl("unfollowed", _no_numbers, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::unfollowed", _no_numbers, lib=library)
     found = Register(getattr(torch.ops, NAMESPACE).linear.default, library)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=found.after_fork)
     return found
 
 
+@untraced
 def _run(x: torch.Tensor, handle: torch.Tensor, n: int, k: int, dtype: torch.dtype | None = None) -> torch.Tensor:
     """x [..., k] to [..., n] in dtype, else in that of x; the layer computes it as a direct call would."""
     out = register().layer(handle).serve(x)
@@ -131,3 +141,29 @@ def _shape(x: torch.Tensor, handle: torch.Tensor, n: int, k: int, dtype: torch.d
     if x.dim() == 0 or x.shape[-1] != k:
         raise KernelInputError(f"the last dimension of x must be k = {k}; found {list(x.shape)}")
     return x.new_empty((*x.shape[:-1], n), dtype=dtype or x.dtype)
+
+
+def refuse_followed(x: torch.Tensor, name: str) -> None:
+    """KernelInputError for a layer's input that torch.func follows for a gradient, in a graph that is traced too.
+
+    What is traced shows no transform. To trace an op calls it, and its Autograd key sees what the transform gave it;
+    what it returns nobody uses, so no graph keeps it. The op of the layer has no such key: it costs a call 2 to 4 us.
+    """
+    getattr(torch.ops, NAMESPACE).unfollowed(x, name)
+
+
+def gradient_followed(x: torch.Tensor, name: str) -> KernelInputError:
+    return KernelInputError(
+        f"{name}: x must be no tensor whose gradient torch.func follows (grad, vjp, jvp): a quantized layer has none; "
+        f"found {list(x.shape)} in {x.dtype}; compute the layer outside of the transformed function"
+    )
+
+
+def _refuse_followed(x: torch.Tensor, name: str) -> torch.Tensor:
+    if x.requires_grad or forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
+        raise gradient_followed(x, name)
+    return _no_numbers(x, name)
+
+
+def _no_numbers(x: torch.Tensor, name: str) -> torch.Tensor:
+    return x.new_empty(0)

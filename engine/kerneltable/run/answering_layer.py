@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch.compiler import is_compiling
+
 from kerneltable.model import Selection
 from kerneltable.ops.input_quantizer import source_of
 from kerneltable.run.bound_layer import BoundLayer
@@ -62,7 +64,9 @@ class AnsweringLayer(BoundLayer):
         return held_bytes([(one.kernel, one.call) for one in bound], self.held())
 
     def extra_repr(self) -> str:
-        """What `print(layer)` shows."""
+        """What `print(layer)` shows; less where torch.compile traces, as it does for the names in vmap's errors."""
+        if is_compiling():
+            return self._problem.scheme
         problem, ready = self.problem, self._ready_now()
         kernel = " + ".join(ready.plan.kernels() if ready else ()) or self.kernel
         return f"{problem.scheme}, n={problem.n}, k={problem.k}, bias={problem.bias}, kernel={kernel}"

@@ -15,13 +15,14 @@ from torch.fx import _symbolic_trace as fx
 
 from kerneltable.errors import KernelInputError
 from kerneltable.model import Device, Table
+from kerneltable.ops.torch_op import refuse_followed
 from kerneltable.run.answering_layer import AnsweringLayer
 from kerneltable.run.arguments import check_answers, checked_table, checked_tensors, scheme_named
 from kerneltable.run.checkpoint_tensors import HANDLE
 from kerneltable.run.granularity import checked_block
 from kerneltable.run.layer import Declared, format_of, read_layer, spelled_otherwise
 from kerneltable.run.place import present_device, shipped_table
-from kerneltable.run.transforms import check_traceable, unreadable
+from kerneltable.run.transforms import check_traceable, gradients_are_followed, unreadable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -157,6 +158,8 @@ class QuantLinear(AnsweringLayer):
         """The layer as one opaque operation, for whoever traces, records or transforms; its kernel is found inside."""
         if not is_compiling():
             check_traceable(x, self.name)
+        elif gradients_are_followed():
+            refuse_followed(x, self.name)
         if isinstance(x, Tensor):  # no proxy of torch.fx.symbolic_trace
             x = x.detach() if x.requires_grad else x
             x = self._cast(x) if is_autocast_enabled(self._kind) else x

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 from torch._C import _functorch, _is_tracing, _len_torch_dispatch_stack
+from torch._C._functorch import TransformType
 from torch.fx import Proxy
 
 from kerneltable.errors import KernelInputError, LayerError
+from kerneltable.ops.torch_dynamo import constant_in_graphs
+from kerneltable.ops.torch_op import gradient_followed
 
 
 def is_transforming() -> bool:
@@ -29,10 +32,14 @@ def check_traceable(x: object, name: str) -> None:
                 f"{name}: x must be a tensor; found {type(x).__name__}; give it as torch.Tensor [..., k]"
             )
     elif _follows_gradient(x):
-        raise KernelInputError(
-            f"{name}: x must be no tensor whose gradient torch.func follows (grad, vjp, jvp): a quantized layer has "
-            f"none; found {list(x.shape)} in {x.dtype}; compute the layer outside of the transformed function"
-        )
+        raise gradient_followed(x, name)
+
+
+@constant_in_graphs
+def gradients_are_followed() -> bool:
+    """Whether a transform of torch.func for gradients is under way, whatever it follows: what a graph can be told."""
+    followed = (TransformType.Grad, TransformType.Jvp)
+    return any(interpreter.key() in followed for interpreter in _functorch.get_interpreter_stack() or ())
 
 
 def _follows_gradient(x: Tensor) -> bool:
