@@ -79,11 +79,13 @@ def test_a_wrong_bias_that_got_past_the_attribute_is_refused_at_the_call_and_is_
     assert untouched()
 
 
-def test_a_wrong_bias_is_refused_before_anything_runs(monkeypatch):
+@pytest.mark.parametrize("put", PAST_THE_ATTRIBUTE.values(), ids=PAST_THE_ATTRIBUTE)
+def test_a_wrong_bias_is_refused_before_anything_runs(put, monkeypatch):
     seen = stand_in(monkeypatch)
     module = layer(bias=True).prepare(m=3)
+    module(inputs(3, K))
     seen.calls.clear()
-    module.register_buffer("bias", torch.ones(N - 1))
+    put(module, torch.ones(N - 1))
     for ask in (lambda: module(inputs(3, K)), lambda: module.prepare(m=3), lambda: module.kernel_for(3)):
         with pytest.raises(LayerError, match="bias"):
             ask()

@@ -71,7 +71,7 @@ class BoundLayer(CheckpointTensors):
         self._given = device
         self._force = force
         self._problem = complete(scheme, layer.problem)
-        self._k = self._problem.k
+        self._k, self._n = self._problem.k, self._problem.n
         self._output = None if declared.output is None else torch_dtype(self._problem.output)
         self._begin()
         choose(table, self._placed(), self._problem, force)
