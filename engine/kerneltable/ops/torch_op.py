@@ -144,10 +144,12 @@ def _shape(x: torch.Tensor, handle: torch.Tensor, n: int, k: int, dtype: torch.d
 
 
 def refuse_followed(x: torch.Tensor, name: str) -> None:
-    """KernelInputError for a layer's input that torch.func follows for a gradient, in a graph that is traced too.
+    """Refuse a layer's input that torch.func follows for a gradient, where torch.compile traces a graph.
 
-    What is traced shows no transform. To trace an op calls it, and its Autograd key sees what the transform gave it;
-    what it returns nobody uses, so no graph keeps it. The op of the layer has no such key: it costs a call 2 to 4 us.
+    The code that is traced sees no transform. But torch runs each op of a graph on fake tensors, and the Autograd key
+    of this one sees what the transform follows. Nobody uses what it returns, so compilers drop it. The layer's own op
+    has no such key: it would cost every call 2 to 4 us.
+    errors   KernelInputError, which torch.compile quotes in a TorchRuntimeError of its own
     """
     getattr(torch.ops, NAMESPACE).unfollowed(x, name)
 
