@@ -11,7 +11,7 @@ from torch import Tensor, is_autocast_enabled
 from torch._C import _is_any_autocast_enabled, _is_tracing, _len_torch_dispatch_stack
 from torch._C._functorch import maybe_current_level
 from torch.compiler import is_compiling
-from torch.fx import _symbolic_trace as fx
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 
 from kerneltable.errors import KernelInputError
 from kerneltable.model import Device, Table
@@ -109,7 +109,7 @@ class QuantLinear(AnsweringLayer):
             or _is_tracing()
             or _len_torch_dispatch_stack()
             or maybe_current_level() is not None
-            or fx._is_fx_tracing_flag
+            or is_fx_symbolic_tracing()
         ):
             return self._looked_on(x)
         if _is_any_autocast_enabled() and is_autocast_enabled(self._kind):
