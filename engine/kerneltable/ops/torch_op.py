@@ -149,7 +149,7 @@ def refuse_followed(x: torch.Tensor, name: str) -> None:
     The code that is traced sees no transform. But torch runs each op of a graph on fake tensors, and the Autograd key
     of this one sees what the transform follows. Nobody uses what it returns, so compilers drop it. The layer's own op
     has no such key: it would cost every call 2 to 4 us.
-    errors   KernelInputError, which torch.compile quotes in a TorchRuntimeError of its own
+    errors   KernelInputError, as it is or quoted in an error of torch.compile, as torch's version has it
     """
     getattr(torch.ops, NAMESPACE).unfollowed(x, name)
 
