@@ -94,8 +94,10 @@ hopper_fp8_block_parts(const __grid_constant__ TensorMap input, const __grid_con
     take_registers<232>();
     Consumer consumer = memory.consumer(m);
     float sum[kSums], *sums = reinterpret_cast<float*>(memory.tiles);
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
     wait_for_previous();
-    sum_blocks(consumer, tile.column, count, sum);
+    sum_blocks(consumer, tile.column, count, sum, [] {}, [] {});
     asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
     spill(sums, sum);
     cluster_sync();

@@ -158,40 +158,52 @@ struct Consumer {
     promote(part, sum, 0);
   }
 
-  // A block of k from beginning to end.
-  __device__ __forceinline__ void step(Part& part, float (&sum)[kSums], int slot) {
+  // A block of k from beginning to end. `early` runs beside its first product, `late` beside the second one of two.
+  template <typename Early, typename Late>
+  __device__ __forceinline__ void step(Part& part, float (&sum)[kSums], int slot, Early early, Late late) {
     start(part, slot);
     if constexpr (kHalves == 2) {
       const uint32_t barrier = given_after(part);
+      early();
       wgmma_wait<0>();
       promote(part, sum, 0);
       multiply(part, slot, 1);
+      late();
       wgmma_wait<0>();
       give(barrier, slot);
       promote(part, sum + kPart, 1);
     } else {
+      early();
       add<0>(part, sum, slot);
     }
   }
 };
 
-// `count` blocks of one tile, one after the other; the first is in slot 0.
-__device__ __forceinline__ void sum_single(Consumer& self, int count, float (&sum)[kSums]) {
+// `count` blocks of one tile, one after the other; the first is in slot 0. `early` runs beside the first product if there
+// are kStages blocks at least. `late` runs beside the last one if their number is a multiple of kStages and a block takes two
+// products: when it does, the sums of the first one are whole.
+template <typename Early, typename Late>
+__device__ __forceinline__ void sum_single(Consumer& self, int count, float (&sum)[kSums], Early early, Late late) {
   Part part;
   int b = 0;
   for (; b + kStages <= count; b += kStages) {
 #pragma unroll
-    for (int slot = 0; slot < kStages; ++slot) self.step(part, sum, slot);
+    for (int slot = 0; slot < kStages; ++slot)
+      self.step(
+        part, sum, slot, [&] { if (slot == 0 && b == 0) early(); },
+        [&] { if (slot == kStages - 1 && b + kStages == count) late(); });
   }
 #pragma unroll 1
-  for (int slot = 0; b < count; ++b, ++slot) self.step(part, sum, slot);
+  for (int slot = 0; b < count; ++b, ++slot) self.step(part, sum, slot, [] {}, [] {});
 }
 
 // The same; the products of the next block run while those of this one are added.
-__device__ __forceinline__ void sum_double(Consumer& self, int count, float (&sum)[kSums]) {
+template <typename Early>
+__device__ __forceinline__ void sum_double(Consumer& self, int count, float (&sum)[kSums], Early early) {
   static_assert(!kDouble || kStages % 2 == 0, "even blocks of k have even slots");
   Part even, odd;
   self.start(even, 0);
+  if (count >= kStages) early();
   int b = 0;
   for (; b + kStages < count; b += kStages) {
 #pragma unroll
@@ -221,13 +233,13 @@ __device__ __forceinline__ void sum_double(Consumer& self, int count, float (&su
   }
 }
 
-// `count` blocks of a tile that starts at a column, to sums that start at 0.
-__device__ __forceinline__ void sum_blocks(Consumer& self, int column, int count, float (&sum)[kSums]) {
-#pragma unroll
-  for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
+// `count` blocks of a tile that starts at a column, added to the sums; `early` and `late` as sum_single says.
+template <typename Early, typename Late>
+__device__ __forceinline__ void sum_blocks(Consumer& self, int column, int count, float (&sum)[kSums], Early early,
+                                           Late late) {
   self.boundary = (128 - column % 128) / kGrain;
-  if constexpr (kDouble) sum_double(self, count, sum);
-  else sum_single(self, count, sum);
+  if constexpr (kDouble) sum_double(self, count, sum, early);
+  else sum_single(self, count, sum, early, late);
 }
 
 // --- A block --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 
 from kerneltable.ops import hopper_fp8_block as op
 from kerneltable.ops.cuda_chip import CudaChip
-from kerneltable.ops.hopper import FITTING, MOST_PARTS, may_divide
+from kerneltable.ops.hopper import FITTING, tiles_to_divide
 from kerneltable.ops.hopper_fp8_choice import (
     COLUMN_COSTS,
     FEW_ROWS,
@@ -116,11 +116,12 @@ def test_no_tile_of_parts_has_weight_scales_of_three_blocks(columns: int) -> Non
         ((256, 5120, 25600), Parted(160, 6, 2)),
         ((256, 8192, 28672), tiled(128, WEIGHT)),
         ((256, 10240, 5120), tiled(192, WEIGHT)),
-        ((1024, 2112, 7168), tiled(192, WEIGHT)),
+        ((2048, 2112, 7168), tiled(192, WEIGHT, divide=True)),
         ((1024, 10240, 5120), tiled(128, WEIGHT)),
-        ((1024, 5120, 25600), tiled(128, WEIGHT, divide=True)),
+        ((1024, 5120, 25600), tiled(256, WEIGHT, divide=True)),
+        ((2048, 7168, 16384), tiled(256, WEIGHT, divide=True)),
         ((4096, 32768, 512), tiled(256, WEIGHT)),
-        ((8192, 8192, 28672), tiled(256, WEIGHT)),
+        ((8192, 8192, 8192), tiled(256, WEIGHT, divide=True)),
     ],
 )
 def test_what_was_fastest_when_it_was_timed_is_chosen(size: tuple[int, int, int], expected: Parted | Tiled) -> None:
@@ -128,21 +129,25 @@ def test_what_was_fastest_when_it_was_timed_is_chosen(size: tuple[int, int, int]
 
 
 @pytest.mark.parametrize(
-    ("tiles", "expected"), [(1, True), (17, True), (66, False), (68, False), (82, False), (83, True), (132, False)]
+    ("tiles", "divided"), [(1, 1), (17, 17), (66, 0), (68, 68), (98, 98), (99, 33), (132, 0), (133, 67)]
 )
-def test_a_last_wave_of_few_tiles_is_not_divided(tiles: int, expected: bool) -> None:
-    assert may_divide(tiles, 66) == expected
+def test_a_last_wave_of_few_tiles_is_divided_together_with_the_one_before(tiles: int, divided: int) -> None:
+    assert tiles_to_divide(tiles, 66) == divided
 
 
-def test_a_divided_tile_has_few_parts_unless_there_are_few_tiles() -> None:
+def test_a_divided_tile_has_few_parts_unless_there_are_few_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "load", lambda *_: None)
     asked = [(size, found) for size in SIZES if isinstance(found := variant(*size), Tiled) and found.divide]
     assert len(asked) > 50
-    for (m, n, _, units), found in asked:
+    for (m, n, k, units), found in asked:
         pairs = units // 2
         assert found.common == WEIGHT
         tiles = -(-m // 256) * -(-n // found.columns)
-        assert tiles % pairs > 0
-        assert tiles < pairs or pairs / (tiles % pairs) <= MOST_PARTS
+        launch = op.prepare(m, n, k, "bf16", CudaChip("sm90", "sm_90a", 232448, (), units), 0, found)
+        assert launch.divided is not None
+        assert 0 < launch.divided <= tiles
+        assert (tiles - launch.divided) % pairs == 0
+        assert tiles < pairs or pairs / launch.divided <= 2
 
 
 def test_the_fixed_instance_divides_nothing() -> None:

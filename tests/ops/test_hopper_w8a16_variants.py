@@ -12,7 +12,7 @@ from kerneltable.ops import hopper, hopper_w8a16
 from kerneltable.ops.cuda_chip import CudaChip, cuda_chip
 from kerneltable.ops.cuda_code import Instance, Product
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW
-from kerneltable.ops.hopper import FITTING, tiles_to_divide
+from kerneltable.ops.hopper import FITTING
 from kerneltable.ops.hopper_w8a16_variants import (
     RESCALED,
     SPLITS,
@@ -185,33 +185,31 @@ def test_parts_of_large_tiles_are_no_more_than_run_at_once(scales):
 
 @pytest.mark.parametrize("scales", SCALES)
 def test_where_a_chip_is_full_wide_tiles_take_over(scales):
-    for m, n, k in [(1024, 8192, 28672), (1024, 8192, 8192), (256, 32768, 512), (1024, 24576, 1536)]:
-        found = variant(m, n, k, scales, 132)
-        assert isinstance(found, Wide)
-        assert not found.divide
+    for m, n, k in [(1024, 8192, 8192), (256, 32768, 512), (1024, 24576, 1536), (1024, 4096, 7168)]:
+        assert variant(m, n, k, scales, 132) == Wide(1)
     for n, k in [(2112, 7168), (7168, 2048), (4096, 7168), (8192, 8192)]:
         assert isinstance(variant(256, n, k, scales, 132), Variant)
-    assert isinstance(variant(256, 8192, 28672, BY_ROW, 132), Variant)
     assert isinstance(variant(256, 24576, 1536, BY_ROW, 132), Variant)
 
 
 @pytest.mark.parametrize("scales", SCALES)
 @pytest.mark.parametrize(
-    ("m", "n", "k", "divided"),
-    [(1024, 2112, 7168, 68), (256, 5120, 25600, 20), (1024, 5120, 25600, 160), (256, 10240, 5120, 80)],
+    ("m", "n", "k", "tiles"), [(1024, 2112, 7168, 68), (256, 5120, 25600, 40), (1024, 5120, 25600, 160)]
 )
-def test_tiles_that_would_leave_the_chip_idle_are_divided_where_that_was_faster(m, n, k, divided, scales, asked):
+def test_tiles_that_would_leave_the_chip_idle_are_divided_where_that_was_faster(m, n, k, tiles, scales, asked):
     found = variant(m, n, k, scales, 132)
     assert found.divide
     launch = hopper_w8a16.prepare(m, n, k, scales, ("bf16", "bf16"), CHIP, 0)
-    assert launch.divided == divided
+    assert launch.divided == tiles // found.inputs  # all
     assert launch.grid == (132, 1, 1)
     assert launch.part_bytes == 132 * 128 * 256 * 4
 
 
-def test_a_last_wave_of_few_tiles_is_divided_together_with_the_one_before():
-    found = {tiles: tiles_to_divide(tiles, 132) for tiles in (17, 132, 133, 164, 165, 264)}
-    assert found == {17: 17, 132: 0, 133: 133, 164: 164, 165: 33, 264: 0}
+def test_two_blocks_share_an_input_tile_where_that_takes_less_power():
+    for n, k in [(8192, 28672), (5120, 25600), (10240, 5120)]:
+        found = [variant(1024, n, k, scales, 132) for scales in SCALES]
+        assert {one.inputs for one, scales in zip(found, SCALES, strict=True) if scales in (BY_ROW, BY_32)} == {2}
+        assert {one.inputs for one, scales in zip(found, SCALES, strict=True) if scales not in (BY_ROW, BY_32)} == {1}
 
 
 def test_functions_start_early_unless_the_choice_says_no(asked):

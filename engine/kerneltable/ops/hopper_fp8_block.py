@@ -15,7 +15,16 @@ import torch
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, POINTER, Function, TensorMap
-from kerneltable.ops.hopper import DTYPE_CODES, FLAGS, PARTS_BYTES, ceil_div, map_of, output_of, tensor_map
+from kerneltable.ops.hopper import (
+    DTYPE_CODES,
+    FLAGS,
+    PARTS_BYTES,
+    ceil_div,
+    map_of,
+    output_of,
+    tensor_map,
+    tiles_to_divide,
+)
 from kerneltable.ops.hopper_fp8_choice import (
     DEPTH,
     FIXED,
@@ -108,7 +117,7 @@ def prepare(m: int, n: int, k: int, output: str, chip: CudaChip, device: int, ch
     tiles, most = ceil_div(m, rows) * ceil_div(n, across), chip.multiprocessors // members
     codes, weight = 64 if choice.common == INPUT else 128, columns // 2 if choice.common == WEIGHT else columns
     boxes = ((weight, DEPTH), (codes, DEPTH), (1, 128), _factors(columns))
-    divided = tiles % most if choice.divide else 0
+    divided = tiles_to_divide(tiles, most) if choice.divide else 0
     blocks = members * (most if divided else min(most, tiles))
     parts, flags = (blocks * columns * PARTS_BYTES, blocks * FLAGS) if divided else (0, 0)
     return Launch(function, (blocks, 1, 1), (384, 1, 1), *boxes, divided, parts, flags, output)

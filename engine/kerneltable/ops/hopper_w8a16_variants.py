@@ -65,22 +65,22 @@ NEIGHBOURS = 16
 
 WIDE_COLUMNS, WIDE_STAGES = 256, 5
 
-TIMES = MappingProxyType({BY_ROW: (0.73, 1.4), BY_BLOCK: (0.86, 1.65), RESCALED: (0.81, 1.5), BY_32: (0.8, 1.45)})
+TIMES = MappingProxyType({BY_ROW: (0.66, 1.26), BY_BLOCK: (0.9, 1.6), RESCALED: (0.86, 1.41), BY_32: (0.82, 1.31)})
 """What a scale covers -> microseconds for 128 of k of a tile of 128 x 128, and of one of 128 x 256 that stays."""
 
-AROUND = (3.5, 2.2)
+AROUND = (3.3, 2.0)
 """Microseconds that such a tile takes beside."""
 
-DIVIDING, DISORDER, LEAST_RUN = 15.0, 1.02, 4
-"""What dividing tiles along k costs: microseconds, and a share of everything, since tiles that share rows then run at
-different times; and the fewest blocks of k of a multiprocessor's part."""
+DIVIDED = MappingProxyType(
+    {BY_ROW: (1.0, 0.985), BY_BLOCK: (1.05, math.inf), RESCALED: (1.05, math.inf), BY_32: (1.02, 0.995)}
+)
+DIVIDING, LEAST_RUN = 14.0, 4
+"""What a scale covers -> the time of tiles that are divided along k, beside that of whole ones: of blocks alone, and of
+two that fetch a common input tile, which takes less power (with scales of blocks they wait too long for each other).
+Dividing takes DIVIDING microseconds more, and a multiprocessor's part has LEAST_RUN blocks of k at least.
 
-WORTH = MappingProxyType({BY_ROW: 1.0, BY_BLOCK: 1.0, RESCALED: 1.015, BY_32: 1.0})
-LONG_WEIGHT, LONG_WORTH, LONG_INPUT = 100_000_000, 0.97, 512
-"""What a scale covers -> tiles are divided if that takes this share of the time at most, LONG_WORTH for weights from
-LONG_WEIGHT bytes on. Two blocks fetch a common input tile with such weights: whole tiles (8192 x 28672 at 4096 rows 3 %
-faster, as it takes less power), divided ones up to LONG_INPUT rows (beyond, 5120 x 25600 at 1024 rows is 10 % slower:
-they wait for each other). H200, 2026-11-22, in turns with bf16."""
+Fitted to 135 products, 13 weights with each kind of scale but BY_BLOCK, at 256 to 4096 rows, H200, 2026-11-22: the
+choice took 0.2 % longer than the fastest on average, 4 % at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +153,15 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     split = _few_parts(parts, blocks, multiprocessors)
     each, wide = TIMES[scales]
     time = ceil_div(parts * split, multiprocessors) * (each * blocks / split + AROUND[0])
-    high, long = ceil_div(m, WIDE_COLUMNS), n * k >= LONG_WEIGHT
-    inputs = 2 if long else 1
-    waves = ceil_div(ceil_div(pairs, inputs) * high, multiprocessors // inputs)
-    whole, divided = waves * (wide * blocks + AROUND[1]), math.inf
-    common = 2 if long and m <= LONG_INPUT else 1
-    workers, tiles = multiprocessors // common, ceil_div(pairs, common) * high
-    if tiles % workers and tiles * blocks >= LEAST_RUN * workers:
-        divided = tiles / workers * wide * blocks * DISORDER + ceil_div(tiles, workers) * AROUND[1] + DIVIDING
-    if time <= min(whole, divided):
-        return Variant(2, 128, 4, split)
-    worth = LONG_WORTH if long else WORTH[scales]
-    return Wide(common, divide=True) if divided < worth * whole else Wide(inputs)
+    timed: list[tuple[float, Variant | Wide]] = [(time, Variant(2, 128, 4, split))]
+    high = ceil_div(m, WIDE_COLUMNS)
+    timed.append((ceil_div(pairs * high, multiprocessors) * (wide * blocks + AROUND[1]), Wide(1)))
+    for inputs, share in enumerate(DIVIDED[scales], 1):
+        tiles, workers = ceil_div(pairs, inputs) * high, multiprocessors // inputs
+        if tiles % workers and tiles * blocks >= LEAST_RUN * workers:
+            time = tiles / workers * wide * blocks * share + ceil_div(tiles, workers) * AROUND[1] + DIVIDING
+            timed.append((time, Wide(inputs, divide=True)))
+    return min(timed, key=lambda one: one[0])[1]
 
 
 def _alike(blocks: int, multiprocessors: int) -> float:
@@ -250,7 +247,7 @@ def instance_of(choice: Variant | Wide, scales: int, dtype: str, output: str) ->
         turns = int(scales == BY_BLOCK and choice.inputs == 1)
         numbers = {"INPUTS": choice.inputs, "TURNS": turns, "RESCALE": int(scales == RESCALED)}
         stage = 2 * (TILE_BYTES // 2 + exponents) + WIDE_COLUMNS * DEPTH
-        shared = 1024 + WIDE_STAGES * stage + 8 * 64 * 16 * 2  # each of 8 warps turns round 64 x 16 results at a time
+        shared = 1024 + WIDE_STAGES * stage + 2 * 2 * 32 * 64 * 2  # two warpgroups, two halves of 32 x 64 results each
     else:
         file, kinds = "hopper_w8a16", TYPES
         numbers = {
