@@ -8,7 +8,8 @@
 // (ops/fragment_tiles.py), so that it is read once, in whole lines, by bulk copies.
 //
 // The weight's rows are the rows of the matrix instruction and the input's rows its columns. The KT_SPLIT blocks of a
-// cluster split k. The first copies of the weight run while the kernel before this one still does (see overlap.cuh).
+// cluster split k. The first copies of the weight run while the kernel before this one still does (see overlap.cuh), and
+// its first tiles are widened then: a launch waits 1 to 2 us for the input, and then for the widening of all that is there.
 //
 // Compile-time: KT_GROUPS (1 to 3), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_SCALES, KT_IN, KT_OUT.
 #include "hopper_widened.cuh"
@@ -29,6 +30,7 @@ using Scales = ScaleRun<KT_SCALES == 1 && kColumns <= 32>;
 struct Pipeline {
   uint32_t weight, input;  // shared addresses of stage 0
   uint32_t full, empty;    // barriers of stage 0
+  uint32_t first;          // barrier of the first weights in stage 0, which come before its input
 };
 
 __device__ __forceinline__ Place place() {
@@ -40,10 +42,9 @@ __device__ __forceinline__ Place place() {
 __device__ void produce(const Pipeline& at, const char* weight, const TensorMap* input, const Place& here, int n,
                         int k_blocks, int first, int count) {
   const int tiles = (n + 63) / 64;
-  const auto fetch_weight = [&](int i) {
+  const auto fetch_weight = [&](int i, uint32_t full, int bytes) {
     const int stage = i % kStages;
-    const uint32_t full = at.full + stage * 8;
-    barrier_expect(full, kWeightBytes + kInputBytes);
+    barrier_expect(full, bytes);
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       const int tile = min(here.row / 64 + g, tiles - 1);
@@ -51,14 +52,17 @@ __device__ void produce(const Pipeline& at, const char* weight, const TensorMap*
                  weight + (static_cast<int64_t>(tile) * k_blocks + first + i) * kTileBytes, kTileBytes, full);
     }
   };
-  for (int i = 0; i < min(count, kStages); ++i) fetch_weight(i);
+  constexpr int kBytes = kWeightBytes + kInputBytes;
+  fetch_weight(0, at.first, kWeightBytes);
+  for (int i = 1; i < min(count, kStages); ++i) fetch_weight(i, at.full + i * 8, kBytes);
   wait_for_previous();  // it may write the input, but never the weight
   let_next_start();
+  barrier_expect(at.full, kInputBytes);
   for (int i = 0; i < count; ++i) {
     const int stage = i % kStages;
     if (i >= kStages) {
       barrier_wait(at.empty + stage * 8, (i / kStages - 1) & 1);
-      fetch_weight(i);
+      fetch_weight(i, at.full + stage * 8, kBytes);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half)
@@ -75,9 +79,8 @@ struct Consumer {
   const char* powers;         // KT_SCALES 2: slot 0, this thread's exponents
   Scales scales;              // KT_SCALES 1: of these 64 rows
 
-  // The codes of a block as fragments of 8 instructions, 4 registers each.
-  __device__ __forceinline__ void widen(int slot, int phase, uint32_t (&fragments)[32]) const {
-    barrier_wait(full + slot * 8, phase);
+  // The codes of a block, which is there, as fragments of 8 instructions, 4 registers each.
+  __device__ __forceinline__ void widen(int slot, uint32_t (&fragments)[32]) const {
     const char* from = weights + slot * kWeightBytes;
 #if KT_SCALES == 2
     const uint2 exponents = *reinterpret_cast<const uint2*>(powers + slot * kWeightBytes);
@@ -92,6 +95,11 @@ struct Consumer {
 #endif
       widen_16(fragments + quarter * 8, codes, upper, lower);
     }
+  }
+
+  __device__ __forceinline__ void wait_and_widen(int slot, int phase, uint32_t (&fragments)[32]) const {
+    barrier_wait(full + slot * 8, phase);
+    widen(slot, fragments);
   }
 
   // A descriptor's word that is a warp's constant lets products follow each other at once.
@@ -126,9 +134,9 @@ struct Consumer {
   }
 };
 
-// With many columns the next block is widened while this one is multiplied. With few it is not: other blocks of threads
-// fill the gap, and fewer registers let more of them run.
-__device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[kColumns / 2]) {
+// All blocks of k, of which the first one is widened. With many columns the next one is while this one is multiplied. With
+// few it is not: other blocks of threads fill the gap, and fewer registers let more of them run.
+__device__ __forceinline__ void consume(Consumer& self, int count, uint32_t (&even)[32], float (&sum)[kColumns / 2]) {
   constexpr int kContinue = KT_SCALES == 1 ? 0 : 1;
 #pragma unroll
   for (int i = 0; i < kColumns / 2; ++i) sum[i] = 0.0f;
@@ -139,27 +147,28 @@ __device__ __forceinline__ void consume(Consumer& self, int count, float (&sum)[
 #endif
   static_assert(!kAhead || kStages % 2 == 0, "even blocks of k have even slots");
   if constexpr (kAhead) {
-    uint32_t even[32], odd[32];
-    self.widen(0, 0, even);
+    uint32_t odd[32];
+    barrier_wait(self.full, 0);
     for (int first = 0, phase = 0; first < count; first += kStages, phase ^= 1) {
 #pragma unroll
       for (int slot = 0; slot < kStages; slot += 2) {
         const int i = first + slot;
         if (i >= count) break;
         self.issue<kContinue>(slot, even, part);
-        if (i + 1 < count) self.widen(slot + 1, phase, odd);
+        if (i + 1 < count) self.wait_and_widen(slot + 1, phase, odd);
         self.finish(slot, i, part, sum);
         if (i + 1 >= count) break;
         self.issue<kContinue>(slot + 1, odd, part);
-        if (i + 2 < count) self.widen((slot + 2) % kStages, slot + 2 < kStages ? phase : phase ^ 1, even);
+        if (i + 2 < count) self.wait_and_widen((slot + 2) % kStages, slot + 2 < kStages ? phase : phase ^ 1, even);
         self.finish(slot + 1, i + 1, part, sum);
       }
     }
   } else {
-    uint32_t fragments[32];
+#pragma unroll 1
     for (int i = 0, slot = 0, phase = 0; i < count; ++i) {
-      self.widen(slot, phase, fragments);
-      self.issue<kContinue>(slot, fragments, part);
+      barrier_wait(self.full + slot * 8, phase);
+      if (i > 0) self.widen(slot, even);
+      self.issue<kContinue>(slot, even, part);
       self.finish(slot, i, part, sum);
       if (++slot == kStages) slot = 0, phase ^= 1;
     }
@@ -172,12 +181,12 @@ extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThr
 hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const float* weight_scale, const float* bias,
              Out* out, int m, int n, int k_blocks) {
   extern __shared__ char raw[];
-  __shared__ alignas(8) uint64_t barriers[2 * kStages];
+  __shared__ alignas(8) uint64_t barriers[2 * kStages + 1];
   const uint32_t misfit = shared_address(raw) % 1024;
   char* inputs = raw + (misfit == 0 ? 0 : 1024 - misfit);
   char* weights = inputs + kStages * kInputBytes;
   const Pipeline at = {shared_address(weights), shared_address(inputs), shared_address(barriers),
-                       shared_address(barriers + kStages)};
+                       shared_address(barriers + kStages), shared_address(barriers + 2 * kStages)};
   const Place here = place();
   const int first = k_blocks * here.part / kSplit, count = k_blocks * (here.part + 1) / kSplit - first;
 
@@ -185,6 +194,7 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
     prefetch_map(&input);
     for (int i = 0; i < kStages; ++i)
       barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers);
+    barrier_init(at.first, 1);
     barrier_init_fence();
   }
   __syncthreads();
@@ -203,10 +213,13 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
     Consumer self = {uniform(at.full), uniform(at.empty), uniform(tile_word(at.input)),
                      weights + group * kTileBytes + warp * 512 + lane * 16,
                      weights + group * kTileBytes + 8192 + (warp * 8 + lane / 4) * 8, scales};
+    uint32_t fragments[32];
+    barrier_wait(at.first, 0);
+    self.widen(0, fragments);
     wait_for_previous();  // every thread that reads what was written for this call, and writes, has waited itself
     neighbours = neighbours_of(KT_SCALES == 0 ? weight_scale : nullptr, bias, n, here);
     float sum[kColumns / 2];
-    consume(self, count, sum);
+    consume(self, count, fragments, sum);
     asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
     spill(sums, sum);
   }

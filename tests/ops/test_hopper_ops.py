@@ -22,12 +22,18 @@ def fragment_order(tile: torch.Tensor) -> torch.Tensor:
     return torch.stack(out)
 
 
+def turned(code: int) -> int:
+    """The sign of a code, its low four bits, and then the high three bits of its exponent."""
+    bits = f"{code:08b}"
+    return int(bits[0] + bits[4:8] + bits[1:4], 2)
+
+
 def test_packing_is_the_order_of_the_fragments():
     codes = torch.randint(0, 256, (130, 192), dtype=torch.uint8)
     packed = fragment_tiles.pack(codes, None)
     assert packed.shape == (3, 2, 8192)
     padded = torch.zeros(192, 256, dtype=torch.uint8)
-    padded[:130, :192] = codes
+    padded[:130, :192] = torch.tensor([turned(code) for code in codes.flatten().tolist()]).view(130, 192)
     for tile, block in itertools.product(range(3), range(2)):
         wanted = fragment_order(padded[tile * 64 : tile * 64 + 64, block * 128 : block * 128 + 128])
         assert torch.equal(packed[tile, block], wanted)

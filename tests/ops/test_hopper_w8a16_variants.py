@@ -277,7 +277,7 @@ def test_scales_that_span_more_than_f16_allows_are_refused_for_it_alone():
 
 
 def test_every_code_times_the_power_of_two_of_a_scale_is_exact_in_bf16():
-    """What spread and widening_power of widen.cuh compute, in the same bits."""
+    """What Spread and widening_power of widen.cuh compute, in the same bits."""
     low, high, _ = hopper_w8a16.UNITS["bf16"]
     codes = torch.tensor([code for code in range(256) if code & 0x7F != 0x7F], dtype=torch.int32)
     spread = (codes << 8 & 0x8000) | (codes << 4 & 0x07F0)

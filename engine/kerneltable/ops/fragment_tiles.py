@@ -30,13 +30,14 @@ def pack(codes: torch.Tensor, exponents: torch.Tensor | None) -> torch.Tensor:
     exponents  [n, k / 32] uint8 holding e8m0, or None
     returns    [ceil(n / 64), ceil(k / 128), 8192 (+ 256 with exponents)] uint8, contiguous; padded with zeros.
                A tile is [quarter of k, warp, lane, 16 bytes]: two instructions of 8 bytes each, in which the codes of
-               rows r + 8 and r stand alternately, since two shifts and two masks then widen four codes
+               rows r + 8 and r stand alternately. A code's bits are turned: its sign, its low four bits, its exponent's
+               high three bits (csrc/include/widen.cuh)
     source     PTX ISA 9.0, register fragments of wgmma.mma_async.m64nNk16 and, for A, of mma.m16n8k16: the same
     """
     n, k = codes.shape
     tiles, blocks = -(-n // ROWS), -(-k // DEPTH)
     padded = torch.zeros(tiles * ROWS, blocks * DEPTH, dtype=torch.uint8, device=codes.device)
-    padded[:n, :k] = codes
+    padded[:n, :k] = (codes & 0x80) | ((codes & 0x0F) << 3) | ((codes >> 4) & 7)
     # tile, warp, row or row + 8, row, block, quarter, instruction, columns or columns + 8, pair of columns, column
     parts = padded.view(tiles, 4, 2, 8, blocks, 4, 2, 2, 4, 2)
     ordered = parts.permute(0, 4, 5, 1, 3, 8, 6, 7, 9, 2).flip(-1).reshape(tiles, blocks, TILE_BYTES)
@@ -52,7 +53,8 @@ def unpack(packed: torch.Tensor, n: int, k: int) -> tuple[torch.Tensor, torch.Te
     """The codes [n, k] and the exponents [n, k / 32], or None, that `pack` was given: its exact inverse."""
     tiles, blocks, size = packed.shape
     parts = packed[..., :TILE_BYTES].reshape(tiles, blocks, 4, 4, 8, 4, 2, 2, 2, 2).flip(-1)
-    codes = parts.permute(0, 3, 9, 4, 1, 2, 6, 7, 5, 8).reshape(tiles * ROWS, blocks * DEPTH)[:n, :k].contiguous()
+    turned = parts.permute(0, 3, 9, 4, 1, 2, 6, 7, 5, 8).reshape(tiles * ROWS, blocks * DEPTH)[:n, :k]
+    codes = (turned & 0x80) | ((turned >> 3) & 0x0F) | ((turned & 7) << 4)
     if size == TILE_BYTES:
         return codes, None
     scales = packed[..., TILE_BYTES:].reshape(tiles, blocks, 4, 8, 4, 2).permute(0, 2, 5, 3, 1, 4)
