@@ -93,8 +93,9 @@ constexpr int kStored = kColumns / kHalves;  // columns of a tile that are store
 __device__ __forceinline__ void add_bias(float* sum, const float* bias, int column, int n) {
 #pragma unroll
   for (int j = 0; j < kStored / 8; ++j) {
-    const float2 more = *reinterpret_cast<const float2*>(bias + min(column + 8 * j, n - 2));
-    sum[4 * j] += more.x, sum[4 * j + 1] += more.y, sum[4 * j + 2] += more.x, sum[4 * j + 3] += more.y;
+    const float* from = bias + min(column + 8 * j, n - 2);  // what lies outside the matrix is not stored
+    const float left = from[0], right = from[1];
+    sum[4 * j] += left, sum[4 * j + 1] += right, sum[4 * j + 2] += left, sum[4 * j + 3] += right;
   }
 }
 
