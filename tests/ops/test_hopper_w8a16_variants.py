@@ -144,12 +144,10 @@ def test_large_blocks_fit_a_multiprocessor_whatever_a_scale_covers(scales):
 @pytest.mark.parametrize(
     ("size", "split", "together"),
     [
-        ((1, 4096, 7168), 8, 5),
         ((16, 4096, 7168), 5, 3),
         ((1, 4096, 4096), 4, 3),
         ((1, 12288, 4096), 2, 3),
         ((64, 12288, 4096), 2, 3),
-        ((1, 16384, 2048), 2, 5),
         ((16, 16384, 2048), 2, 4),
         ((16, 32768, 512), 1, 5),
         ((1, 8192, 28672), 2, 2),
@@ -159,6 +157,13 @@ def test_large_blocks_fit_a_multiprocessor_whatever_a_scale_covers(scales):
 def test_few_rows_fill_the_chip_evenly_and_leave_room_for_the_next_launch_as_was_fastest(size, split, together, scales):
     found = variant(*size, scales, 132)
     assert (found.groups, found.split, found.together) == (1, split, together)
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_five_blocks_to_a_multiprocessor_want_few_registers(scales):
+    found = [variant(1, n, k, scales, 132) for n, k in ((4096, 7168), (16384, 2048))]
+    fewer = scales in (BY_ROW, BY_32)
+    assert [(one.split, one.together) for one in found] == ([(8, 5), (2, 5)] if fewer else [(5, 3), (2, 4)])
 
 
 def test_clusters_of_three_leave_room_that_clusters_of_two_and_four_take():

@@ -182,8 +182,8 @@ def _few(columns: int, n: int, k: int, scales: int, multiprocessors: int) -> Var
             share = tiles * split / (together * multiprocessors)
             if together < each or share > (packed if together > 2 else FITTING.get(split, packed)):
                 continue
-            if columns == FEWEST and together > 4 and split > 1:  # too few registers for five
-                continue
+            if together > 4 and split > 1 and (columns == FEWEST or scales in (BY_BLOCK, RESCALED)):
+                continue  # they take more than 72 registers a thread, with which five blocks have none left
             alike = _alike(tiles * split, multiprocessors)
             score = alike + more * math.log(split) - (TOO_FULL if share > used else -TOO_EMPTY) * (share - used)
             if score > best:
