@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +84,43 @@ def test_text_says_of_each_kernel_before_the_next_one_runs(
     assert told[0].startswith("device: cpu")
     assert told[1].startswith("reference ")
     assert capsys.readouterr().out.startswith("cpu_fp8 ")
+
+
+def test_a_run_that_is_ended_early_leaves_the_kernels_that_it_was_through_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, seen = tmp_path / "kept.json", []
+
+    def measure(args, table, name, device):  # type: ignore[no-untyped-def]
+        seen.append(json.loads(kept.read_text()))
+        if name == "triton_w8a16":
+            raise KeyboardInterrupt
+        return Conformance(name)
+
+    monkeypatch.setattr(conformance, "_measure_kernel", measure)
+    asked = [part for name in ("reference", "cpu_fp8", "triton_w8a16") for part in ("--kernel", name)]
+    assert main(["conformance", *asked, "-o", str(kept)]) == 130
+    answer = json.loads(kept.read_text())
+    assert [one["kernel"] for one in answer["kernels"]] == ["reference", "cpu_fp8"]
+    assert not answer["complete"]
+    assert [len(one["kernels"]) for one in seen] == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_run_to_the_end_is_complete_in_the_file_and_on_stdout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept.json"
+    assert main(["conformance", "--kernel", "reference", "--format", "json", "-o", str(kept), *SMALL]) == 0
+    answer = json.loads(kept.read_text())
+    assert answer["complete"]
+    assert answer == json.loads(capsys.readouterr().out)
+
+
+def test_a_file_that_cannot_be_written_is_said_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformance, "_measure_kernel", lambda *_: pytest.fail("it ran"))
+    kept = tmp_path / "nowhere" / "kept.json"
+    assert main(["conformance", "--kernel", "reference", "-o", str(kept)]) == 2
+    assert capsys.readouterr().err == f"kerneltable: {kept}: No such file or directory\n"

@@ -7,10 +7,11 @@ import sys
 import time
 from argparse import Namespace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.options import add_format, add_layers, check_kernels, count, size, table_of
-from kerneltable.cli.output import print_json
+from kerneltable.cli.output import print_json, replace_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +56,12 @@ def add(subparsers: Subparsers) -> None:
         metavar="S",
         help=f"begin no case of a kernel after so long (default {SECONDS:g}): some compile for every shape",
     )
+    parser.add_argument(
+        "-o",
+        "--out",
+        metavar="FILE",
+        help="also keep the JSON in a file, written anew after each kernel: a run that is ended early has it",
+    )
     add_format(parser)
 
 
@@ -68,14 +75,23 @@ def run(args: Namespace) -> int:
     place = f"{device.platform} {device.architecture or 'unknown'} {device.name}".strip()
     if args.format == "text":
         print(f"device: {place}", flush=True)
-    found = []
+    found: list[Conformance] = []
+
+    def answer() -> dict[str, Any]:
+        kernels = [as_json(one) for one in found]
+        return {"format": 1, "device": place, "complete": len(found) == len(names), "kernels": kernels}
+
+    if args.out is not None:
+        replace_json(Path(args.out), answer())  # a place that cannot be written is said before anything runs
     for name in names:
         found.append(_measure_kernel(args, table, name, device))
         _show_progress("")
         if args.format == "text":  # at once: a run that is ended early has said what it found until then
             print("\n".join(as_text(found[-1])), flush=True)
+        if args.out is not None:
+            replace_json(Path(args.out), answer())
     if args.format == "json":
-        print_json({"format": 1, "device": place, "kernels": [as_json(one) for one in found]})
+        print_json(answer())
     return 0 if all(one.sound for one in found) else 1
 
 

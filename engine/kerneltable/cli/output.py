@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from kerneltable.errors import ConfigError, KernelTableError, NoKernelError
@@ -13,6 +16,21 @@ from kerneltable.errors import ConfigError, KernelTableError, NoKernelError
 def print_json(answer: dict[str, Any]) -> None:
     """One JSON object on stdout; its first key is "format"."""
     print(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def replace_json(path: Path, answer: dict[str, Any]) -> None:
+    """One JSON object as a file, whole or not at all: who reads it meanwhile, or after an end by force, finds the last.
+
+    errors    OSError that names the file
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        with suppress(OSError):  # its folder may not be there either
+            beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def print_lines(lines: Iterable[str]) -> None:
