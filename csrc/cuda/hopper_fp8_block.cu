@@ -4,7 +4,7 @@
 //
 // A cluster is a team of one block or two; in each one warpgroup copies, and two multiply, as hopper_tiles.cuh says.
 //
-// Tiles of the last wave are divided along k among all clusters, see divided.cuh.
+// Tiles of the last wave, or the last two, are divided along k among all clusters, see divided.cuh.
 //
 // Compile-time: KT_GROUP (row tiles of teams that share a walk over n), KT_CHUNKS (times 64 columns of a 16-bit
 // output that are staged at once) and the numbers of hopper_tiles.cuh.
@@ -15,7 +15,7 @@ constexpr int kGroup = KT_GROUP;
 constexpr int kChunk = 64;  // columns of 16-bit output that are stored at a time: a swizzled row of 128 bytes
 constexpr int kChunkBytes = 16 * kChunk * 2;          // of the 16 rows of a warp
 constexpr int kChunks = KT_OUT == 2 ? 0 : KT_CHUNKS;  // that are staged at once
-static_assert(KT_OUT == 2 || kColumns / kHalves % (kChunk * kChunks) == 0, "a tile is stored in whole rounds of chunks");
+static_assert(KT_OUT == 2 || kColumns / kHalves % (kChunk * kChunks) == 0, "columns are stored in rounds of chunks");
 
 // What is multiplied, and how many teams' tiles it is down and across. inverse: of the tiles of a group.
 struct Problem : Division {
@@ -151,9 +151,9 @@ __device__ __forceinline__ void store_part(const Output& to, float (&sum)[kSums]
   for (int i = 0; i < kPart; ++i) own[i] = 0.0f;
 }
 
-// The tensor cores do not wait for a tile to be stored: its last columns leave beside the first product of the next tile,
-// and where a block of k takes two products, its first columns beside the last product of its own: 3 to 20 % for short k.
-// Those of 32 bits leave at once; more registers than there are would be needed.
+// The tensor cores do not wait for a tile to be stored: its last columns leave beside the first product of the next one,
+// and where a block of k takes two products, its first columns beside the last product of its own: 3 to 20 % for short
+// k. Outputs of 32 bits leave at once; more registers than there are would be needed.
 __device__ void consume(Consumer& self, const Output& to, const Problem& p, int rank, int worker) {
   constexpr bool kBeside = KT_OUT != 2;
   constexpr int kLast = kHalves - 1;

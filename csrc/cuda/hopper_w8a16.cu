@@ -8,8 +8,9 @@
 // (ops/fragment_tiles.py), so that it is read once, in whole lines, by bulk copies.
 //
 // The weight's rows are the rows of the matrix instruction and the input's rows its columns. The KT_SPLIT blocks of a
-// cluster split k. The first copies of the weight run while the kernel before this one still does (see overlap.cuh), and
-// its first tiles are widened then: a launch waits 1 to 2 us for the input, and then for the widening of all that is there.
+// cluster split k. The first copies of the weight run while the kernel before this one still does (see overlap.cuh),
+// and its first tiles are widened then: a launch waits 0.5 to 2.6 us for the input, and then until all that has come
+// meanwhile is widened.
 //
 // Compile-time: KT_GROUPS (1 to 3), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_SCALES, KT_IN, KT_OUT.
 #include "hopper_widened.cuh"
@@ -134,8 +135,8 @@ struct Consumer {
   }
 };
 
-// All blocks of k, of which the first one is widened. With many columns the next one is while this one is multiplied. With
-// few it is not: other blocks of threads fill the gap, and fewer registers let more of them run.
+// All blocks of k, of which the first one is widened. With many columns the next one is widened while this one is
+// multiplied. With few it is not: other blocks of threads fill the gap, and fewer registers let more of them run.
 __device__ __forceinline__ void consume(Consumer& self, int count, uint32_t (&even)[32], float (&sum)[kColumns / 2]) {
   constexpr int kContinue = KT_SCALES == 1 ? 0 : 1;
 #pragma unroll

@@ -133,7 +133,7 @@ __device__ __forceinline__ void store_transposed(uint32_t to, const uint32_t (&w
                ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
 }
 
-// Where eight of a column's 64 results lie in the staging, so that eight columns, or the 64 of one, touch each bank once.
+// Where eight of a column's 64 results lie in the staging: eight columns, or the 64 of one, touch each bank once.
 __device__ __forceinline__ int staged(int column, int eight) { return column * 128 + (eight ^ column % 8) * 16; }
 
 // Turned round in shared memory, kTurned columns at a time, so that what a column has of all four warps leaves as one

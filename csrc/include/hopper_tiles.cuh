@@ -179,9 +179,9 @@ struct Consumer {
   }
 };
 
-// `count` blocks of one tile, one after the other; the first is in slot 0. `early` runs beside the first product if there
-// are kStages blocks at least. `late` runs beside the last one if their number is a multiple of kStages and a block takes two
-// products: when it does, the sums of the first one are whole.
+// `count` blocks of one tile, one after the other; the first is in slot 0. `early` runs beside the first product if
+// there are kStages blocks at least. `late` runs beside the last one if their number is a multiple of kStages and a
+// block takes two products: the sums of the first one are whole then.
 template <typename Early, typename Late>
 __device__ __forceinline__ void sum_single(Consumer& self, int count, float (&sum)[kSums], Early early, Late late) {
   Part part;

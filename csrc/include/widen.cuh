@@ -1,14 +1,15 @@
 // Codes of e4m3 as 16-bit values, exactly, by shifts, masks and one multiplication. KT_IN: 0 bf16, 1 f16.
 //
-// A packed code has its sign, then its low four bits, then the high three bits of its exponent (ops/fragment_tiles.py). In
-// a bf16 these low and high bits belong into different bytes, so two masks, a shift and two permutations of bytes make two
-// pairs of four codes; plain codes would take four masks and three shifts. A few rows of the input are multiplied no faster
-// than the weight is widened: 1 to 10 % of such a product (H200, 2026-11-22). An f16 takes two masks and two shifts more.
+// A packed code has its sign, then its low four bits, then the high three bits of its exponent (ops/fragment_tiles.py).
+// In a bf16 these low and high bits belong into different bytes, so two masks, a shift and two permutations of bytes
+// make two pairs of four codes; plain codes would take four masks and three shifts. A few rows of the input are
+// multiplied no faster than the weight is widened: 1 to 10 % of such a product, together with what hopper_w8a16.cu
+// widens early (H200, 2026-11-22). An f16 takes two masks and two shifts more than from plain codes.
 #pragma once
 
-// The packed codes in the upper bytes of the halves of `word`, and those in the lower bytes, as pairs of 16-bit values, times
-// a power of two that the caller makes good: 2^-120 (bf16) or 2^-8 (f16). Exact, subnormal codes too; NaN codes are not
-// (the packer refuses them).
+// The packed codes in the upper bytes of the halves of `word`, and those in the lower bytes, as pairs of 16-bit values,
+// times a power of two that the caller makes good: 2^-120 (bf16) or 2^-8 (f16). Exact, subnormal codes too; NaN codes
+// are not (the packer refuses them).
 struct Spread {
   uint32_t upper, lower;
 

@@ -220,7 +220,7 @@ def _stages(columns: int) -> int:
 
 
 def _tiled(m: int, n: int, blocks: int, pairs: int) -> Tiled:
-    """The tile whose waves over the chip take least time, whole or with the last wave divided along k."""
+    """The tile whose waves over the chip take least time, whole or with the last one or two divided along k."""
     best, choice = float("inf"), FIXED
     for columns, each in COLUMN_COSTS.items():
         tiles = -(-m // 256) * -(-n // columns)

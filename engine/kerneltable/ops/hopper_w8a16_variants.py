@@ -104,7 +104,7 @@ class Variant:
 @dataclass(frozen=True, slots=True)
 class Wide:
     """An instance of hopper_w8a16_wide.cu; inputs blocks fetch a common input tile. With `divide` the tiles of the last
-    wave are divided along k (no compile-time number)."""
+    wave or two are divided along k (no compile-time number)."""
 
     inputs: int
     early: bool = True
