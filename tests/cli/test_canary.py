@@ -19,7 +19,7 @@ from kerneltable.table import load_table
 
 HERE = Device("cpu", "x86-64-v3", name="here", packages={"torch": "2.11.0"})
 WRONG = json.dumps(
-    {"kernels": [{"faults": [{"problem": "m=1", "faults": ["error 7 times its bound"]}], "outside": {"admitted": []}}]}
+    {"kernels": [{"cases": [{"problem": "m=1", "faults": ["error 7 times its bound"]}], "outside": {"admitted": []}}]}
 )
 CHILDREN = {
     "sound": "pass",

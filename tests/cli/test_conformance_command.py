@@ -23,8 +23,10 @@ def test_a_sound_kernel_exits_0_and_answers_on_stdout(capsys: pytest.CaptureFixt
     assert answer["format"] == 1
     (kernel,) = answer["kernels"]
     assert kernel["kernel"] == "reference"
-    assert kernel["cases"] == 6
+    assert len(kernel["cases"]) == 6
     assert 0 < kernel["worst_error_over_bound"] <= 1
+    assert kernel["worst_error_over_bound"] == max(case["error_over_bound"] for case in kernel["cases"])
+    assert all(case["problem"] and not case["faults"] and not case["large"] for case in kernel["cases"])
 
 
 def test_a_wrong_kernel_exits_1_and_is_named(
@@ -63,11 +65,11 @@ def test_large_cases_alone_are_all_listed_with_their_sizes_and_errors(
     monkeypatch.setattr(conformance, "_large", lambda *given: [lambda case=case: case for case in cases])
     assert main(["conformance", "--kernel", "reference", "--large", "only", "--format", "json"]) == 1
     (kernel,) = json.loads(capsys.readouterr().out)["kernels"]
-    assert (kernel["kernel"], kernel["cases"], kernel["sound"]) == ("reference", 2, False)
-    assert [case["error_over_bound"] for case in kernel["large"]] == [0.25, None]
-    for case, (m, n, k) in zip(kernel["large"], sizes, strict=True):
+    assert (kernel["kernel"], kernel["sound"]) == ("reference", False)
+    assert [(case["error_over_bound"], case["large"]) for case in kernel["cases"]] == [(0.25, True), (None, True)]
+    for case, (m, n, k) in zip(kernel["cases"], sizes, strict=True):
         assert case["problem"].startswith(f"fp8_block_w8a8 m={m} n={n} k={k} bf16->bf16")
-    assert [fault["problem"] for fault in kernel["faults"]] == [kernel["large"][1]["problem"]]
+    assert [case["faults"] for case in kernel["cases"]] == [[], ["raised RuntimeError: no"]]
 
 
 def test_text_says_of_each_kernel_before_the_next_one_runs(

@@ -222,10 +222,11 @@ def test_the_text_says_what_failed_and_what_was_left_out() -> None:
     found.cases += [Case(Problem("s", m=1, n=2, k=3), 7.0, ("random data: error 7 times its bound",))] * 7
     text = "\n".join(command.as_text(found))
     assert "FAIL   7 cases, worst error over bound 7.000, 3 of 3 problems outside the row refused" in text
+    assert "    worst: s m=1 n=2 k=3 " in text
     assert "skipped 9: accepts.k.multiple_of" in text
     assert "and 2 faulty cases more" in text
     answer = command.as_json(found)
     assert answer["sound"] is False
-    assert len(answer["faults"]) == 7
+    assert [case["faults"] for case in answer["cases"]] == [["random data: error 7 times its bound"]] * 7
     found.cases.append(Case(Problem("s", m=1, n=2, k=3), float("inf"), ("raised",)))
     assert command.as_json(found)["worst_error_over_bound"] is None

@@ -85,7 +85,7 @@ def fault_of(ended: Ended, kernel: str, seconds: float) -> str | None:
         return None
     try:
         (found,) = json.loads(ended.out)["kernels"]
-        faults = [f"{case['problem']}: {'; '.join(case['faults'])}" for case in found["faults"]]
+        faults = [f"{case['problem']}: {'; '.join(case['faults'])}" for case in found["cases"] if case["faults"]]
         return (faults or [f"admits what its row excludes: {found['outside']['admitted']}"])[0][:300]
     except (ValueError, KeyError, TypeError, IndexError):
         lines = ended.err.strip().splitlines()

@@ -102,21 +102,25 @@ def as_json(one: Conformance) -> dict[str, Any]:
         "runs_here": not one.refused,
         "refused": list(one.refused),
         "sound": one.sound,
-        "cases": len(one.cases),
-        "large": [
-            {"problem": problem_text(c.problem), "error_over_bound": _finite(c.error_over_bound)}
-            for c in one.cases
-            if c.large
-        ],
+        "cases": [_case_as_json(case) for case in one.cases],
         "worst_error_over_bound": _finite(one.worst),
-        "faults": [{"problem": problem_text(c.problem), "faults": list(c.faults)} for c in one.cases if c.faults],
         "skipped": dict(one.skipped),
         "outside": {"asked": one.outside[0], "refused": one.outside[1], "admitted": list(one.admitted)},
     }
 
 
+def _case_as_json(case: Case) -> dict[str, Any]:
+    """One shape; `large` says that a tensor of it has more than 2^31 elements."""
+    return {
+        "problem": problem_text(case.problem),
+        "error_over_bound": _finite(case.error_over_bound),
+        "large": case.large,
+        "faults": list(case.faults),
+    }
+
+
 def as_text(one: Conformance) -> list[str]:
-    """A kernel's findings in one line, more when something is wrong or was left out."""
+    """A kernel's findings in one line, the worst shape, and what is wrong or was left out."""
     if one.refused:
         return [f"{one.kernel:<28} does not run here: {'; '.join(one.refused)}"]
     verdict = ("ok  " if one.cases else "none") if one.sound else "FAIL"
@@ -127,6 +131,8 @@ def as_text(one: Conformance) -> list[str]:
         f"{one.kernel:<28} {verdict} {len(one.cases):>3} cases{beyond}, worst error over bound {one.worst:.3f}, "
         f"{refused} of {asked} problems outside the row refused"
     ]
+    if one.cases:
+        lines.append(f"    worst: {problem_text(max(one.cases, key=lambda case: case.error_over_bound).problem)}")
     lines += [f"    skipped {count}: {reason}" for reason, count in one.skipped.items()]
     lines += [f"    admitted although outside: {problem}" for problem in one.admitted]
     faulty = [case for case in one.cases if case.faults]
