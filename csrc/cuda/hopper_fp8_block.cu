@@ -7,7 +7,8 @@
 // Tiles of the last wave, or the last two, are divided along k among all clusters, see divided.cuh.
 //
 // Compile-time: KT_GROUP (row tiles of teams that share a walk over n), KT_CHUNKS (times 64 columns of a 16-bit
-// output that are staged at once) and the numbers of hopper_tiles.cuh.
+// output that are staged at once), KT_APART (1: warps of their own start the stores, see below) and the numbers of
+// hopper_tiles.cuh.
 #include "divided.cuh"
 #include "hopper_tiles.cuh"
 
@@ -15,7 +16,9 @@ constexpr int kGroup = KT_GROUP;
 constexpr int kChunk = 64;  // columns of 16-bit output that are stored at a time: a swizzled row of 128 bytes
 constexpr int kChunkBytes = 16 * kChunk * 2;          // of the 16 rows of a warp
 constexpr int kChunks = KT_OUT == 2 ? 0 : KT_CHUNKS;  // that are staged at once
-static_assert(KT_OUT == 2 || kColumns / kHalves % (kChunk * kChunks) == 0, "columns are stored in rounds of chunks");
+constexpr int kStored = kColumns / kHalves;           // columns of a tile that are stored at a time: those of a product
+constexpr bool kApart = KT_APART == 1 && kChunks > 0;
+static_assert(KT_OUT == 2 || kStored % (kChunk * kChunks) == 0, "columns are stored in rounds of chunks");
 
 // What is multiplied, and how many teams' tiles it is down and across. inverse: of the tiles of a group.
 struct Problem : Division {
@@ -88,7 +91,45 @@ struct Output {
   Parts parts;
 };
 
-constexpr int kStored = kColumns / kHalves;  // columns of a tile that are stored at a time: those of a product
+// With kApart a warp of its own starts the stores of a warpgroup, and waits until the next columns may be staged: that
+// takes about as long as a product. They meet at named barriers, since a thread that looks at one in memory again and
+// again slows all others down by 3 to 15 %. Columns are staged; others may be.
+__device__ __forceinline__ int staged(int group) { return 6 + group; }
+__device__ __forceinline__ int taken(int group) { return 8 + group; }
+__device__ __forceinline__ void meet(int barrier) { asm volatile("bar.sync %0, 160;" ::"r"(barrier) : "memory"); }
+__device__ __forceinline__ void pass(int barrier) { asm volatile("bar.arrive %0, 160;" ::"r"(barrier) : "memory"); }
+
+// By one thread: the copy engine stores what a warp has staged, from this row and column on.
+__device__ __forceinline__ void start_store(const TensorMap* map, uint32_t staging, int row, int column, int m) {
+  if (row >= m) return;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) store_tile(map, column + c * kChunk, row, staging + c * kChunkBytes);
+  stores_commit();
+}
+
+// By that warp, for the four of a group, the first of which stages at `staging`.
+__device__ void store_apart(const TensorMap* map, uint32_t staging, const Problem& p, int rank, int worker, int group) {
+  Work work(p, worker);
+  Segment s;
+  wait_for_previous();
+  while (work.next(p, s)) {
+    if (s.first > 0) continue;  // left to another worker
+    const Tile tile = tile_at(p, s.tile, rank);
+    for (int column = 0; column < kColumns; column += kChunks * kChunk) {
+      pass(taken(group));
+      meet(staged(group));
+      if (threadIdx.x % 32 == 0) {
+        copies_see_stores();
+#pragma unroll
+        for (int warp = 0; warp < 4; ++warp)
+          start_store(map, staging + warp * kChunks * kChunkBytes, tile.row + group * 64 + warp * 16,
+                      tile.column + column, p.m);
+        stores_wait_read();
+      }
+      __syncwarp();
+    }
+  }
+}
 
 __device__ __forceinline__ void add_bias(float* sum, const float* bias, int column, int n) {
 #pragma unroll
@@ -101,12 +142,12 @@ __device__ __forceinline__ void add_bias(float* sum, const float* bias, int colu
 
 // 16 rows of one warp.
 #if KT_OUT == 2
-__device__ __forceinline__ void store_rows(const Output& to, const float* sum, int row0, int column0, int m, int n) {
-  const int row = row0 + threadIdx.x % 32 / 4;
+__device__ __forceinline__ void store_rows(const Output& to, const float* sum, const Tile& from, int m, int n) {
+  const int row = from.row + threadIdx.x % 32 / 4;
   Out* out = to.out + static_cast<int64_t>(row) * n;
 #pragma unroll
   for (int j = 0; j < kStored / 8; ++j) {
-    const int column = column0 + 8 * j + 2 * (threadIdx.x % 4);
+    const int column = from.column + 8 * j + 2 * (threadIdx.x % 4);
     if (column >= n) continue;
     float2 *above = reinterpret_cast<float2*>(out + column), *below = above + static_cast<int64_t>(4) * n;
     if (row < m) *above = make_float2(sum[4 * j], sum[4 * j + 1]);
@@ -115,38 +156,45 @@ __device__ __forceinline__ void store_rows(const Output& to, const float* sum, i
 }
 #else
 // Through shared memory, from where the copy engine stores them while the warp goes on.
-__device__ __forceinline__ void store_rows(const Output& to, const float* sum, int row0, int column0, int m, int n) {
-  const int lane = threadIdx.x % 32;
+__device__ __forceinline__ void store_rows(const Output& to, const float* sum, const Tile& from, int m, int) {
+  const int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1;
   const uint32_t row = to.staging + lane % 16 * 128, swizzle = lane % 8 * 16;
 #pragma unroll
   for (int first = 0; first < kStored / kChunk; first += kChunks) {
-    if (lane == 0) stores_wait_read();
-    __syncwarp();
+    if (kApart) {
+      meet(taken(group));
+    } else {
+      if (lane == 0) stores_wait_read();
+      __syncwarp();
+    }
 #pragma unroll
     for (int j = 0; j < kChunks * kChunk / 8; j += 2) {
       const float* of = sum + first * (kChunk / 2) + 4 * j;
       store_matrices(row + j / 8 * kChunkBytes + ((j % 8 + lane / 16) * 16 ^ swizzle), pack_pair(of[0], of[1]),
                      pack_pair(of[2], of[3]), pack_pair(of[4], of[5]), pack_pair(of[6], of[7]));
     }
-    copies_see_stores();
-    __syncwarp();
-    if (lane == 0 && row0 < m) {
-#pragma unroll
-      for (int c = 0; c < kChunks; ++c)
-        store_tile(to.map, column0 + (first + c) * kChunk, row0, to.staging + c * kChunkBytes);
-      stores_commit();
+    if (kApart) {
+      pass(staged(group));
+    } else {
+      copies_see_stores();
+      __syncwarp();
+      if (lane == 0) start_store(to.map, to.staging, from.row, from.column + first * kChunk, m);
     }
   }
 }
 #endif
 
-// The columns of a product, whose sums are 0 afterwards; of the tile's rows the first one that is the warp's.
-__device__ __forceinline__ void store_part(const Output& to, float (&sum)[kSums], const Tile& tile, int half,
-                                           const Problem& p) {
+// The columns of a product of a tile, whose sums are 0 afterwards.
+__device__ __forceinline__ void store_part(const Output& to, float (&sum)[kSums], int index, int half, const Problem& p,
+                                           int rank) {
   float* own = sum + half * kPart;
-  const int column = tile.column + half * kStored;
-  if (to.bias != nullptr) add_bias(own, to.bias, column + 2 * (threadIdx.x % 4), p.n);
-  store_rows(to, own, tile.row, column, p.m, p.n);
+  Tile from = {};
+  if (!kApart || to.bias != nullptr) {
+    from = tile_at(p, index, rank);
+    from.row += (static_cast<int>(threadIdx.x / 32) - 4) * 16, from.column += half * kStored;
+    if (to.bias != nullptr) add_bias(own, to.bias, from.column + 2 * (threadIdx.x % 4), p.n);
+  }
+  store_rows(to, own, from, p.m, p.n);
 #pragma unroll
   for (int i = 0; i < kPart; ++i) own[i] = 0.0f;
 }
@@ -154,27 +202,25 @@ __device__ __forceinline__ void store_part(const Output& to, float (&sum)[kSums]
 // The tensor cores do not wait for a tile to be stored: its last columns leave beside the first product of the next one,
 // and where a block of k takes two products, its first columns beside the last product of its own: 3 to 20 % for short
 // k. Outputs of 32 bits leave at once; more registers than there are would be needed.
-__device__ void consume(Consumer& self, const Output& to, const Problem& p, int rank, int worker) {
+__device__ void consume(Consumer& self, const Output& to, const Problem& p, int rank, int worker, int group) {
   constexpr bool kBeside = KT_OUT != 2;
   constexpr int kLast = kHalves - 1;
-  const int warp = uniform(threadIdx.x / 32) - 4, group = warp / 4;
   Work work(p, worker);
   Segment s;
-  Tile left = {-1, 0};  // whose last columns are still here; no row: of none
+  int left = -1;  // the tile whose last columns are still here
   float sum[kSums];
 #pragma unroll
   for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
   wait_for_previous();
   for (bool more = work.next(p, s);; more = work.next(p, s)) {
-    if (left.row >= 0 && !(kBeside && more && s.count >= kStages)) store_part(to, sum, left, kLast, p), left.row = -1;
+    if (left >= 0 && !(kBeside && more && s.count >= kStages)) store_part(to, sum, left, kLast, p, rank), left = -1;
     if (!more) break;
-    Tile tile = tile_at(p, s.tile, rank);
-    tile.row += warp * 16;
     const bool beside = kBeside && kHalves == 2 && s.tile >= p.divided && s.count % kStages == 0;
+    const int column = kBoundary ? tile_at(p, s.tile, rank).column : 0;
     sum_blocks(
-      self, tile.column, s.count, sum, [&] { if (kBeside && left.row >= 0) store_part(to, sum, left, kLast, p); },
-      [&] { if (beside) store_part(to, sum, tile, 0, p); });
-    left.row = -1;
+      self, column, s.count, sum, [&] { if (kBeside && left >= 0) store_part(to, sum, left, kLast, p, rank); },
+      [&] { if (beside) store_part(to, sum, s.tile, 0, p, rank); });
+    left = -1;
     if (s.first > 0) {
       to.parts.leave(group, sum);
 #pragma unroll
@@ -183,11 +229,11 @@ __device__ void consume(Consumer& self, const Output& to, const Problem& p, int 
     }
     if (!beside) {
       to.parts.add(p, s, worker, kMembers, rank, group, sum);
-      if (kHalves == 2) store_part(to, sum, tile, 0, p);
+      if (kHalves == 2) store_part(to, sum, s.tile, 0, p, rank);
     }
-    left = tile;
+    left = s.tile;
   }
-  if (kChunks > 0 && threadIdx.x % 32 == 0) stores_wait_read();  // the block's memory
+  if (kChunks > 0 && !kApart && threadIdx.x % 32 == 0) stores_wait_read();  // the block's memory
 }
 
 extern "C" __global__ void __cluster_dims__(kMembers, 1, 1) __launch_bounds__(384, 1)
@@ -202,24 +248,27 @@ hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant_
   const Problem p = {division, m, n, teams_m, teams_n, 1.0f / (kGroup * teams_n)};
   const int rank = kMembers == 1 ? 0 : cluster_rank(), worker = worker_of_block(p, kMembers);
   const Producer producer = {memory.at, &input, &weight, &scale, &weight_scale, rank};
-  if (threadIdx.x == 0) {
+  if (elected_in(0)) {
     memory.start_barriers();
     if (!kCommonWeight) fetch_early(producer, p, worker);
     prefetch_map(&input), prefetch_map(&scale), prefetch_map(&weight_scale), prefetch_map(&output);
   }
   if (kMembers == 1) __syncthreads();
   else cluster_sync();  // the other block's barriers are ready too
-  if (threadIdx.x < 128) {
+  const int warp = uniform(threadIdx.x / 32);
+  const auto staging_of = [&](int one) { return memory.staging + one * kChunks * kChunkBytes; };
+  if (warp < 4) {
     give_registers<40>();
-    if (threadIdx.x == 0) {
+    if (elected_in(0)) {
       if (kCommonWeight) fetch_early(producer, p, worker);
       produce(producer, p, worker);
+    } else if (kApart && (warp == 1 || warp == 2)) {
+      store_apart(&output, staging_of(4 * (warp - 1)), p, rank, worker, warp - 1);
     }
   } else {
     take_registers<232>();
     Consumer self = memory.consumer(m);
-    const uint32_t staging = memory.staging + (threadIdx.x / 32 - 4) * kChunks * kChunkBytes;
-    const Output to = {&output, staging, bias, out, {part_sums, part_flags}};
-    consume(self, to, p, rank, worker);
+    const Output to = {&output, staging_of(warp - 4), bias, out, {part_sums, part_flags}};
+    consume(self, to, p, rank, worker, warp / 4 - 1);
   }
 }

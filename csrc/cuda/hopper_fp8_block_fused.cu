@@ -105,7 +105,7 @@ hopper_fp8_block_fused(const __grid_constant__ TensorMap weight, const In* x, co
   const int k_blocks = (k + kDepth - 1) / kDepth;
   const int first = k_blocks * here.part / kSplit, count = k_blocks * (here.part + 1) / kSplit - first;
 
-  if (threadIdx.x == kConsumers) {
+  if (elected_in(kConsumers / 32)) {
     prefetch_map(&weight);
     for (int i = 0; i < kStages; ++i)
       barrier_init(memory.at.full + i * 8, 1 + 32 * kQuantizers),
@@ -122,7 +122,7 @@ hopper_fp8_block_fused(const __grid_constant__ TensorMap weight, const In* x, co
     neighbours = neighbours_of(nullptr, bias, n, here);
     multiply(memory, weight_scales, nothing_of(m));
   } else if (warp == 0) {
-    if (threadIdx.x == kConsumers) produce(memory.at, &weight, here, first, count);
+    if (elected_in(kConsumers / 32)) produce(memory.at, &weight, here, first, count);
   } else {
     const Rows rows = {x + first * kDepth, x_step, m, min(k - first * kDepth, count * kDepth), shift_of(m)};
     quantize({memory}, rows, warp - 1, count);

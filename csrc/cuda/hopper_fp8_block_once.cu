@@ -115,7 +115,7 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
 
   // Before wait_for_previous(): a launch before this one has given all its tickets when this one starts, see below.
   if (threadIdx.x == 0) ticket = atomicInc(&counters->next, shares + gridDim.x - 1);
-  if (threadIdx.x == kConsumers) {
+  if (elected_in(kConsumers / 32)) {
     prefetch_map(&weight), prefetch_map(&input), prefetch_map(&scale);
     for (int i = 0; i < kStages; ++i)
       barrier_init(memory.at.full + i * 8, 1), barrier_init(memory.at.empty + i * 8, kConsumers / 32 * kGiving);
@@ -128,7 +128,7 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
   const Scales weight_scales = scales_of(weight_scale, here, n, k_blocks, first, count);
   wait_for_previous();
   if (threadIdx.x >= kConsumers) {
-    if (threadIdx.x == kConsumers) {
+    if (elected_in(kConsumers / 32)) {
       wait_for_shares(counters, shares);
       for (int i = 0; i < early; ++i) self.fetch_input(i);
       if (atomicInc(&counters->left, gridDim.x - 1) == gridDim.x - 1) counters->done = 0;

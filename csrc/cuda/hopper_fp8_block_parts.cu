@@ -78,7 +78,7 @@ hopper_fp8_block_parts(const __grid_constant__ TensorMap input, const __grid_con
   const int first = k_blocks * part / kSplit, count = k_blocks * (part + 1) / kSplit - first;
   const int early = min(count, kStages);
   const Producer self = {memory.at, &input, &weight, &scale, &weight_scale, 0};
-  if (threadIdx.x == 0) {
+  if (elected_in(0)) {
     memory.start_barriers();
     fetch_early(self, tile, first, early);
     prefetch_map(&input), prefetch_map(&scale), prefetch_map(&weight_scale);
@@ -86,7 +86,7 @@ hopper_fp8_block_parts(const __grid_constant__ TensorMap input, const __grid_con
   __syncthreads();
   if (threadIdx.x < 128) {
     give_registers<40>();
-    if (threadIdx.x == 0) produce(self, tile, first, count, early);
+    if (elected_in(0)) produce(self, tile, first, count, early);
     __syncwarp();
     cluster_sync();
     cluster_leave();

@@ -17,7 +17,7 @@ hopper_fp8_block_stream(const __grid_constant__ TensorMap input, const __grid_co
   const Place here = place_of_block();
   const int first = k_blocks * here.part / kSplit, count = k_blocks * (here.part + 1) / kSplit - first;
 
-  if (threadIdx.x == kConsumers) {
+  if (elected_in(kConsumers / 32)) {
     prefetch_map(&weight), prefetch_map(&input), prefetch_map(&scale);
     for (int i = 0; i < kStages; ++i)
       barrier_init(memory.at.full + i * 8, 1), barrier_init(memory.at.empty + i * 8, kConsumers / 32 * kGiving);
@@ -27,7 +27,7 @@ hopper_fp8_block_stream(const __grid_constant__ TensorMap input, const __grid_co
 
   Neighbours neighbours;
   if (threadIdx.x >= kConsumers) {
-    if (threadIdx.x == kConsumers) {
+    if (elected_in(kConsumers / 32)) {
       const Producer self = {memory.at, &input, &weight, &scale, here, first};
       const int early = min(count, kStages);
       for (int i = 0; i < early; ++i) self.fetch_weight(i);  // it was there before the kernel that makes the input

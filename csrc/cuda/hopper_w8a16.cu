@@ -12,7 +12,8 @@
 // and its first tiles are widened then: a launch waits 0.5 to 2.6 us for the input, and then until all that has come
 // meanwhile is widened.
 //
-// Compile-time: KT_GROUPS (1 to 3), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_SCALES, KT_IN, KT_OUT.
+// Compile-time: KT_GROUPS (1 to 3), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_ONCE (1: what is read of the weight
+// makes room in the L2 cache first), KT_SCALES, KT_IN, KT_OUT.
 #include "hopper_widened.cuh"
 #include "scale_run.cuh"
 #include "store.cuh"
@@ -24,6 +25,9 @@ constexpr int kWeightBytes = kGroups * kTileBytes, kInputBytes = kColumns * kDep
 constexpr bool kMoveRegisters = kGroups == 2 && kColumns >= 128;  // from a producing warpgroup to the consuming ones
 constexpr int kThreads = kConsumers + (kMoveRegisters ? 128 : 32);
 constexpr bool kAhead = kColumns >= 128;  // the next block is widened while one is multiplied
+// With few columns five blocks of five warps share a multiprocessor. They leave a thread 72 registers, as 896 threads do.
+constexpr bool kFive = kGroups == 1 && kColumns == 8;
+constexpr int kBoundThreads = kFive ? 448 : kThreads, kBoundBlocks = kFive ? 2 : 1;
 using Scales = ScaleRun<KT_SCALES == 1 && kColumns <= 32>;
 
 #include "hopper_split.cuh"
@@ -49,8 +53,10 @@ __device__ void produce(const Pipeline& at, const char* weight, const TensorMap*
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       const int tile = min(here.row / 64 + g, tiles - 1);
-      copy_bytes(at.weight + stage * kWeightBytes + g * kTileBytes,
-                 weight + (static_cast<int64_t>(tile) * k_blocks + first + i) * kTileBytes, kTileBytes, full);
+      const char* from = weight + (static_cast<int64_t>(tile) * k_blocks + first + i) * kTileBytes;
+      const uint32_t to = at.weight + stage * kWeightBytes + g * kTileBytes;
+      if (KT_ONCE) copy_bytes_once(to, from, kTileBytes, full);
+      else copy_bytes(to, from, kTileBytes, full);
     }
   };
   constexpr int kBytes = kWeightBytes + kInputBytes;
@@ -178,7 +184,7 @@ __device__ __forceinline__ void consume(Consumer& self, int count, uint32_t (&ev
   for (int j = 0; j < kColumns / 2; ++j) pin(sum[j]);
 }
 
-extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kThreads, 1)
+extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kBoundThreads, kBoundBlocks)
 hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const float* weight_scale, const float* bias,
              Out* out, int m, int n, int k_blocks) {
   extern __shared__ char raw[];
@@ -191,7 +197,7 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
   const Place here = place();
   const int first = k_blocks * here.part / kSplit, count = k_blocks * (here.part + 1) / kSplit - first;
 
-  if (threadIdx.x == kConsumers) {
+  if (elected_in(kConsumers / 32)) {
     prefetch_map(&input);
     for (int i = 0; i < kStages; ++i)
       barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers);
@@ -204,7 +210,7 @@ hopper_w8a16(const __grid_constant__ TensorMap input, const char* weight, const 
   Neighbours neighbours;
   if (threadIdx.x >= kConsumers) {
     if (kMoveRegisters) give_registers<40>();
-    if (threadIdx.x == kConsumers) produce(at, weight, &input, here, n, k_blocks, first, count);
+    if (elected_in(kConsumers / 32)) produce(at, weight, &input, here, n, k_blocks, first, count);
     __syncwarp();
   } else {
     if (kMoveRegisters) take_registers<232>();

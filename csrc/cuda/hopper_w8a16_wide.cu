@@ -250,7 +250,7 @@ hopper_w8a16_wide(const __grid_constant__ TensorMap input, const char* weight, c
   const int across = (n + kRows * kInputs - 1) / (kRows * kInputs), up = (m + kColumns - 1) / kColumns;
   const Problem p = {{k_blocks, across * up, divided, static_cast<int>(gridDim.x) / kInputs}, m, n};
   const int worker = worker_of_block(p, kInputs);
-  if (threadIdx.x == kConsumers) {
+  if (elected_in(kConsumers / 32)) {
     prefetch_map(&input);
     for (int i = 0; i < kStages; ++i)
       barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers + kWarps * (kInputs - 1));
@@ -260,7 +260,7 @@ hopper_w8a16_wide(const __grid_constant__ TensorMap input, const char* weight, c
   if (kInputs > 1) cluster_sync();  // the barriers of the others are ready too
   if (threadIdx.x >= kConsumers) {
     give_registers<kGiven>();
-    if (threadIdx.x == kConsumers) produce(at, weight, &input, p, worker);
+    if (elected_in(kConsumers / 32)) produce(at, weight, &input, p, worker);
     __syncwarp();
   } else {
     take_registers<kTaken>();

@@ -29,6 +29,7 @@ constexpr bool kOneScale = 128 % kColumns == 0;  // of the weight for a tile, in
 constexpr int kHalves = kColumns == 256 ? 2 : 1;  // products that a block of k takes, one after the other
 constexpr int kPart = kSums / kHalves;            // float32 sums of a product
 static_assert(kColumns <= 128 + kGrain || kHalves == 2, "a tile has two scales at most");
+constexpr bool kBoundary = !kOneScale && kHalves == 1;  // a product's columns may have two scales
 constexpr bool kDouble = kColumns <= 128;         // two products at a time: one runs while the other is added
 
 struct Pipeline {
@@ -237,7 +238,7 @@ __device__ __forceinline__ void sum_double(Consumer& self, int count, float (&su
 template <typename Early, typename Late>
 __device__ __forceinline__ void sum_blocks(Consumer& self, int column, int count, float (&sum)[kSums], Early early,
                                            Late late) {
-  self.boundary = (128 - column % 128) / kGrain;
+  if (kBoundary) self.boundary = (128 - column % 128) / kGrain;
   if constexpr (kDouble) sum_double(self, count, sum, early);
   else sum_single(self, count, sum, early, late);
 }

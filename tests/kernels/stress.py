@@ -56,7 +56,13 @@ def weight_only(n: int, k: int, granularity: str) -> WideInputs:
 def calls() -> dict[str, Call]:
     """Few rows with k in up to eight parts, in one launch and in two; some rows in parts; many with divided tiles."""
     found: dict[str, Call] = {}
-    for n, k, rows in ((2112, 7168, (1, 8, 40, 128, 1024)), (10240, 5120, (1, 64, 128)), (32768, 512, (64,))):
+    sizes = (
+        (2112, 7168, (1, 8, 40, 128, 1024)),
+        (10240, 5120, (1, 64, 128)),
+        (32768, 512, (64,)),
+        (8192, 512, (1024,)),
+    )
+    for n, k, rows in sizes:
         kernel = layer(n, k)
         for m in rows:
             found[f"hopper_fp8_block {n} x {k}, m={m}"] = with_inputs(partial(kernel, bias=None), m, k)

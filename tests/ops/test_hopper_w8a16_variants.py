@@ -161,9 +161,25 @@ def test_few_rows_fill_the_chip_evenly_and_leave_room_for_the_next_launch_as_was
 
 @pytest.mark.parametrize("scales", SCALES)
 def test_five_blocks_to_a_multiprocessor_want_few_registers(scales):
-    found = [variant(1, n, k, scales, 132) for n, k in ((4096, 7168), (16384, 2048))]
-    fewer = scales in (BY_ROW, BY_32)
-    assert [(one.split, one.together) for one in found] == ([(8, 5), (2, 5)] if fewer else [(5, 3), (2, 4)])
+    sizes = ((4096, 7168), (16384, 2048))
+    few, more = ([variant(m, n, k, scales, 132) for n, k in sizes] for m in (1, 16))
+    assert [(one.split, one.together) for one in few] == [(8, 5), (2, 5)]
+    assert all(one.together < 5 for one in more)
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_blocks_of_two_groups_leave_half_a_multiprocessor_to_the_next_launch_if_the_weight_is_small(scales):
+    found = [variant(m, n, k, scales, 132) for n, k in ((7168, 2048), (16384, 1024)) for m in (1, 9)]
+    assert [(one.groups, one.split, one.together) for one in found[::2]] == [(2, 2, 2), (2, 1, 2)]
+    assert all(one.groups == 1 for one in found[1::2])
+    assert variant(1, 4096, 4096, scales, 132).groups == 1  # clusters of four would not all fit at once
+
+
+@pytest.mark.parametrize("scales", SCALES)
+def test_a_weight_that_outgrows_the_cache_makes_room_first_where_that_pays(scales):
+    sizes = ((5120, 25600), (8192, 8192))
+    asked = {(m, size): variant(m, *size, scales, 132) for m in (1, 9, 16, 17) for size in sizes}
+    assert {key for key, one in asked.items() if one.once} == {(9, (5120, 25600)), (16, (5120, 25600))}
 
 
 def test_clusters_of_three_leave_room_that_clusters_of_two_and_four_take():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +37,18 @@ next launch, less for larger weights, whose blocks then start early; many parts 
 to 84 products (14 weights, 1 and 16 rows, each kind of scale) in 5 to 25 instances each, H200, 2026-11-22: its choice
 takes 0.3 % longer than the fastest on average, 6 % at most."""
 
+SMALL, PAIR_BLOCKS = 20e6, 8
+"""Bytes of a weight up to which blocks of 128 of its rows are taken for few rows, one to a multiprocessor that has room
+for the next launch's too, if they fill the chip with so many blocks of k each, at least. 7168 x 2048 at one row: 5.3,
+5.2 and 5.6 instead of 5.8, 5.7 and 5.8 us (scales of rows, blocks, 32 columns); 16384 x 1024: 5.4, 5.5 and 5.5 instead
+of 5.5, 5.8 and 5.9."""
+
+HUGE = 100e6
+"""Bytes of a weight from which what is read of it for 9 to 16 rows makes room in the L2 cache first: it would push out
+the input, which all blocks read. 5120 x 25600 at 16 rows: 33.9 instead of 34.5 us, with copies of 0.25 and of 2 GB that
+take turns. A smaller weight gains where few copies take turns, since a part of them stays in the cache, but next to
+nothing with 2 GB of them, as in a model."""
+
 UNEVEN = 0.95
 """Large blocks are taken for up to FEWEST rows if small ones fill the chip less evenly (7168 x 16384, one row: 28.5
 instead of 29.7 us), and beyond k is divided where that fills it better (12288 x 4096, 64 rows: 16.7, not 19.5)."""
@@ -55,7 +67,9 @@ and 49.4 (scales of rows, blocks, 32 columns). A single block minds a slow clock
 figures are. FEW_LARGE: the blocks of k for fewer rows."""
 
 MOST_STAGES, ROOM, BLOCK_BYTES = 12, 232448 - 1024 - 256, 1024 + 1024 + 256
-"""Of such a block, the shared memory for them if it is alone, and what each block takes beside them."""
+HALF = (ROOM + BLOCK_BYTES) // 2 - BLOCK_BYTES
+"""Of such a block, the shared memory for them if it is alone, what each block takes beside them, and the shared memory
+if there are two."""
 
 SPLITS = (8, 5, 4, 2, 1)
 """Of k for few rows. Clusters of three, six or seven leave too many multiprocessors empty."""
@@ -91,6 +105,7 @@ class Variant:
                kernel, which starts early, crowd on some multiprocessors (8192 x 28672, 64 rows: 118 instead of 77 us);
                0: whatever fits
     early      it starts while the kernel before it runs
+    once       what it reads of the weight makes room in the L2 cache first
     """
 
     groups: int
@@ -99,6 +114,7 @@ class Variant:
     split: int
     together: int = 0
     early: bool = True
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +148,8 @@ def variant(m: int, n: int, k: int, scales: int, multiprocessors: int) -> Varian
     if m <= 64:
         columns = next(c for c in STAGES if c >= m)
         if columns <= FEWEST:
-            return _few(columns, n, k, scales, multiprocessors)
+            few = _few(columns, n, k, scales, multiprocessors)
+            return replace(few, once=True) if columns == FEWEST and n * k > HUGE else few
         most = max(1, min(2.5 * multiprocessors / tiles, blocks // 4))
         split = next(s for s in SPLITS if s <= most)
         if split == 1 and blocks >= 8 and _alike(tiles, multiprocessors) < 0.8:
@@ -172,6 +189,11 @@ def _alike(blocks: int, multiprocessors: int) -> float:
 def _few(columns: int, n: int, k: int, scales: int, multiprocessors: int) -> Variant:
     """The instance for as many rows as FEWEST at most."""
     tiles, blocks, weight = ceil_div(n, 64), ceil_div(k, DEPTH), math.log(n * k / WEIGHT)
+    if columns == 8 and n * k <= SMALL:
+        for split in (1, 2, 4):
+            share = ceil_div(n, 128) * split / multiprocessors
+            if blocks >= PAIR_BLOCKS * split and LEAST_SHARE <= share <= FITTING[split]:
+                return Variant(2, columns, HALF // stage_bytes(2, columns, scales), split, 2)
     used, more = ROOM_USED + ROOM_WEIGHT * weight, MORE_PARTS - PARTS_WEIGHT * weight
     best, even, choice = -math.inf, 1.0, Variant(1, columns, STAGES[columns][-1], 1, len(STAGES[columns]) + 1)
     for split, packed in PARTS.items():
@@ -182,7 +204,7 @@ def _few(columns: int, n: int, k: int, scales: int, multiprocessors: int) -> Var
             share = tiles * split / (together * multiprocessors)
             if together < each or share > (packed if together > 2 else FITTING.get(split, packed)):
                 continue
-            if together > 4 and split > 1 and (columns == FEWEST or scales in (BY_BLOCK, RESCALED)):
+            if together > 4 and split > 1 and columns == FEWEST:
                 continue  # they take more than 72 registers a thread, with which five blocks have none left
             alike = _alike(tiles * split, multiprocessors)
             score = alike + more * math.log(split) - (TOO_FULL if share > used else -TOO_EMPTY) * (share - used)
@@ -201,9 +223,8 @@ def _large(columns: int, n: int, blocks: int, scales: int, fewest: int, multipro
             share = tiles * split / multiprocessors
             if blocks >= fewest * split and LEAST_SHARE <= share <= FITTING[split]:
                 each = stage_bytes(groups, columns, scales)
-                half = (ROOM + BLOCK_BYTES) // 2 - BLOCK_BYTES
-                if columns <= FEWEST and share <= FITTING.get(2 * split, 0) and half >= 4 * each:
-                    return Variant(groups, columns, min(MOST_STAGES, half // each), 2 * split, 2)
+                if columns <= FEWEST and share <= FITTING.get(2 * split, 0) and 4 * each <= HALF:
+                    return Variant(groups, columns, min(MOST_STAGES, HALF // each), 2 * split, 2)
                 return Variant(groups, columns, min(MOST_STAGES, ROOM // each), split, 1)
     return None
 
@@ -252,6 +273,7 @@ def instance_of(choice: Variant | Wide, scales: int, dtype: str, output: str) ->
         file, kinds = "hopper_w8a16", TYPES
         numbers = {
             "GROUPS": choice.groups, "COLUMNS": choice.columns, "STAGES": choice.stages, "SPLIT": choice.split,
+            "ONCE": int(choice.once),
         }  # fmt: skip
         stage = stage_bytes(choice.groups, choice.columns, scales)
         shared = 1024 + max(choice.stages * stage, choice.columns * (64 * choice.groups + 4) * 4)
