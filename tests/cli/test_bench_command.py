@@ -45,6 +45,33 @@ def test_every_kernel_and_the_peer_are_timed_and_checked(capsys):
             assert 0 <= row["error_over_bound"] <= 1
 
 
+def test_a_run_to_the_end_is_complete_in_the_file_and_on_stdout(tmp_path, capsys):
+    kept = tmp_path / "kept.json"
+    assert main([*SMALL, "--format", "json", "--out", str(kept)]) == 0
+    answer = json.loads(kept.read_text())
+    assert answer["complete"]
+    assert answer == json.loads(capsys.readouterr().out)
+
+
+def test_a_run_that_is_ended_early_leaves_the_sizes_that_it_was_through_with(tmp_path, monkeypatch):
+    kept, seen = tmp_path / "kept.json", []
+
+    def bench_size(bench, n, k, *_):
+        seen.append(json.loads(kept.read_text()))
+        if n == 300:
+            raise KeyboardInterrupt
+        return [replace(timing("cpu_fp8", 1, 10.0), n=n, k=k)]
+
+    monkeypatch.setattr("kerneltable.run.timing.bench.bench_size", bench_size)
+    asked = [*SMALL, "--shapes", "100x64,200x64,300x64", "-o", str(kept)]
+    assert main(asked) == 130
+    answer = json.loads(kept.read_text())
+    assert [one["n"] for one in answer["timings"]] == [100, 200]
+    assert {one["memory_share"] for one in answer["timings"]} == {None}
+    assert not answer["complete"]
+    assert [len(one["timings"]) for one in seen] == [0, 1, 2]
+
+
 def test_csv_has_a_line_for_each_timing(capsys):
     assert main([*SMALL, "--format", "csv"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -70,7 +97,9 @@ def test_an_unknown_scheme_is_refused_with_the_known_ones(capsys):
         (["--shapes", "2000000000x2000000000"], "--shapes 2000000000x2000000000: at m=1 wanted at least"),
         (["--shapes", "64x64", "--m", "2000000000"], "--shapes 64x64: at m=2000000000 wanted at least 954 GiB"),
         (["--plot", "/nonexistent/a.png"], "--plot: /nonexistent/a.png cannot be written: there is no folder"),
+        (["--out", "/nonexistent/a.json"], "kerneltable: /nonexistent/a.json: No such file or directory"),
         (["--host", "--plot", "a.png"], "bench --plot: --host has no use for it"),
+        (["--host", "--out", "a.json"], "bench --out: --host has no use for it"),
         (["--host", "--against", "others"], "bench --against: --host has no use for it"),
         (["--host", "--kernel", "cpu_fp9"], "did you mean 'cpu_fp8'?"),
         (["--host", "--shapes", "600000x600000"], "--shapes 600000x600000: at m=64 wanted at least"),

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kerneltable.cli.bench_report import csv_lines, shares, whole
 from kerneltable.cli.bench_text import text_lines
 from kerneltable.cli.options import add_format, add_layers, check_kernels, table_of
-from kerneltable.cli.output import print_json, print_lines
+from kerneltable.cli.output import print_json, print_lines, replace_json
 from kerneltable.errors import ProblemError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kerneltable.cli.options import Subparsers
     from kerneltable.run.timing.bench import Bench, Timing
 
@@ -57,6 +57,10 @@ def add(subparsers: Subparsers) -> None:
         "--host", action="store_true",
         help="instead: microseconds until an eager call of a whole layer returns, beside nn.Linear",
     )  # fmt: skip
+    parser.add_argument(
+        "-o", "--out", metavar="FILE",
+        help="also keep the JSON in a file, written anew after each size: a run that is ended early has it",
+    )  # fmt: skip
     parser.add_argument("--plot", metavar="FILE", help="also draw time over m, one panel a shape (needs matplotlib)")
     add_layers(parser)
     add_format(parser, ("text", "json", "csv"))
@@ -73,11 +77,9 @@ def run(args: Namespace) -> int:
     report = measure(args)
     timings: list[Timing] = report["timings"]
     if args.format == "json":
-        print_json(
-            {**{k: v for k, v in report.items() if k != "timings"}, "timings": [as_json(t, report) for t in timings]}
-        )
+        print_json(whole(report))
     elif args.format == "csv":
-        print_lines(csv_lines(timings, report))
+        print_lines(csv_lines(report))
     else:
         print_lines(text_lines(timings, report, args.against, lambda timing: shares(timing, report)))
     if args.plot:
@@ -106,24 +108,36 @@ def measure(args: Namespace) -> dict[str, Any]:
     _check_peers(args, bench)
     timings: list[Timing] = []
     others: dict[str, str] = {}
+    report: dict[str, Any] = {
+        "format": 1, "scheme": args.scheme, "input": args.input, "output": args.input,
+        "device": device.name or device.platform, "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(), "table": table.digest,
+        "method": "CUDA graphs over rotating copies, median of replays" if where.type == "cuda"
+        else "median of calls over rotating copies",
+        "complete": False, "left_out": others, "timings": timings,
+    }  # fmt: skip
+    _keep(args, report)  # a place that cannot be written is said before anything runs
     for place, (n, k) in enumerate(sizes):
         sized = Problem(**{**vars_of(problem), "n": n, "k": k})
         names = kernels_of(table, device, sized, tuple(args.kernel))
         others |= {} if args.kernel else left_out(table, device, sized, names)
         at = f"size {place + 1} of {len(sizes)}: "
         timings += bench_size(bench, n, k, rows, names, lambda text, at=at: _show_progress(at + text))  # type: ignore[misc]
+        _keep(args, report)
     _show_progress("measuring the ceilings")
-    report = {
-        "format": 1, "scheme": args.scheme, "input": args.input, "output": args.input,
-        "device": device.name or device.platform, "torch": torch.__version__,
-        "date": datetime.date.today().isoformat(), "table": table.digest,
-        "method": "CUDA graphs over rotating copies, median of replays" if where.type == "cuda"
-        else "median of calls over rotating copies",
-        "memory_bytes_per_s": memory_rate(where), "product_operations_per_s": product_rate(where),
-        "fp8_product_operations_per_s": fp8_product_rate(where), "left_out": others, "timings": timings,
+    report |= {
+        "complete": True, "memory_bytes_per_s": memory_rate(where), "product_operations_per_s": product_rate(where),
+        "fp8_product_operations_per_s": fp8_product_rate(where),
     }  # fmt: skip
+    _keep(args, report)
     _show_progress("")
     return report
+
+
+def _keep(args: Namespace, report: dict[str, Any]) -> None:
+    """What was found until now, in the file that was asked for."""
+    if args.out is not None:
+        replace_json(Path(args.out), whole(report))
 
 
 def bench_of(args: Namespace) -> Bench:
@@ -173,7 +187,7 @@ def host(args: Namespace) -> int:
     from kerneltable.run.timing.bench import kernels_of
     from kerneltable.run.timing.room import check_room
 
-    for option, given in (("--against", args.against), ("--plot", args.plot)):
+    for option, given in (("--against", args.against), ("--plot", args.plot), ("--out", args.out)):
         if given:
             raise ProblemError(f"bench {option}: --host has no use for it; leave one of them out")
     bench = bench_of(args)
@@ -226,60 +240,6 @@ def parse_rows(text: str) -> tuple[int, ...]:
 def _number(text: str) -> int:
     """A size in decimal digits; 0 for anything else."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) < 2**31 else 0
-
-
-def as_json(timing: Timing, report: dict[str, Any]) -> dict[str, Any]:
-    """One timing with its shares of the measured ceilings."""
-    spreads = {
-        stage: None if spread is None else {"median": spread.median, "p10": spread.low, "p90": spread.high}
-        for stage, spread in (
-            ("call_us", timing.call), ("product_us", timing.product), ("quantizer_us", timing.quantizer),
-        )
-    }  # fmt: skip
-    memory, product = shares(timing, report)
-    error = timing.error_over_bound
-    return {
-        "kernel": timing.kernel, "n": timing.n, "k": timing.k, "m": timing.m, **spreads,
-        "error_over_bound": None if math.isnan(error) else error, "chosen": timing.chosen,
-        "memory_share": memory, "product_share": product, "fault": timing.fault,
-    }  # fmt: skip
-
-
-def shares(timing: Timing, report: dict[str, Any]) -> tuple[float | None, float | None]:
-    """The parts of the measured memory and product rate that the product (or the call) reaches.
-
-    A kernel that multiplies e4m3 with e4m3 is held against the product rate of that type, where one was measured.
-    """
-    from kerneltable.model import Problem
-    from kerneltable.run.timing.bench import bytes_moved, operations
-
-    spread = timing.product or timing.call
-    if spread is None:
-        return None, None
-    seconds = spread.median * 1e-6
-    kinds = {name: report[name] for name in ("input", "output") if name in report}
-    moved = bytes_moved(timing, Problem(report["scheme"], n=timing.n, k=timing.k, **kinds))
-    wide = report["product_operations_per_s"]
-    ceiling = (report.get("fp8_product_operations_per_s") or wide) if timing.fp8 else wide
-    return moved / seconds / report["memory_bytes_per_s"], operations(timing) / seconds / ceiling
-
-
-def csv_lines(timings: Sequence[Timing], report: dict[str, Any]) -> list[str]:
-    """A header and a line a timing."""
-    rows = [as_json(t, report) for t in timings]
-    head = "kernel,n,k,m,call_us,call_p10,call_p90,product_us,quantizer_us,"
-    head += "error_over_bound,chosen,memory_share,product_share,fault"
-    lines = [head]
-    for row in rows:
-        call, product, quantizer = (row[stage] or {} for stage in ("call_us", "product_us", "quantizer_us"))
-        values = [
-            *(row[key] for key in ("kernel", "n", "k", "m")), *(call.get(key, "") for key in ("median", "p10", "p90")),
-            product.get("median", ""), quantizer.get("median", ""),
-            *(row[key] for key in ("error_over_bound", "chosen", "memory_share", "product_share")),
-            str(row["fault"]).replace(",", ";").replace("\n", " "),
-        ]  # fmt: skip
-        lines.append(",".join("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in values))
-    return lines
 
 
 def _show_progress(text: str) -> None:
