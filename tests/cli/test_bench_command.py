@@ -199,6 +199,13 @@ def test_stages_and_shares_of_the_ceilings_stand_below_a_kernel():
     assert math.isclose(shares(replace(many, fp8=False), faster)[1], product / 8e14)
 
 
+def test_a_byte_of_scales_for_32_codes_counts_as_bytes_of_the_weight():
+    report = {**REPORT, "scheme": "mxfp8"}
+    codes, beside = 4096 * 7168, 2 * (7168 + 4096)
+    assert math.isclose(shares(timing("a", 1, 10.0), report)[0], (codes * 33 / 32 + beside) / 10e-6 / 4e12)
+    assert math.isclose(shares(timing("matmul_16bit", 1, 10.0), report)[0], (2 * codes + beside) / 10e-6 / 4e12)
+
+
 def test_the_unquantized_peer_reads_wide_weights():
     peer = timing("matmul_16bit", 1, 10.0)
     assert math.isclose(shares(peer, REPORT)[0], 2 * (4096 * 7168 + 7168 + 4096) / 10e-6 / 4e12)

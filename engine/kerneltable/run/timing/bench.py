@@ -12,6 +12,7 @@ import torch
 
 from kerneltable.formats import FORMATS
 from kerneltable.model import Device, Kernel, Problem, Table
+from kerneltable.ops.torch_mx import MX_BLOCK
 from kerneltable.run.layer_data import LayerData, random_layer
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
 from kerneltable.run.packing import construct
@@ -225,11 +226,16 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def bytes_moved(timing: Timing, problem: Problem) -> int:
-    """The fewest bytes of a product: the weight (its codes, for the peer its numbers), input and output once each."""
+    """The fewest bytes of a product: the weight (its codes, for the peer its numbers), input and output once each.
+
+    Of scales, those that count: a byte for 32 codes. Others are less than a thousandth of the weight.
+    """
     wide = FORMATS[problem.input].bits // 8
     size, weight = 1 if timing.product else wide, wide if timing.kernel == PEER else 1
+    scales = timing.n * -(-timing.k // MX_BLOCK) if problem.scheme == "mxfp8" and timing.kernel != PEER else 0
     return (
         timing.n * timing.k * weight
+        + scales
         + timing.m * timing.k * size
         + timing.m * timing.n * FORMATS[problem.output].bits // 8
     )
