@@ -119,7 +119,6 @@ __device__ void store_apart(const TensorMap* map, uint32_t staging, const Proble
       pass(taken(group));
       meet(staged(group));
       if (threadIdx.x % 32 == 0) {
-        copies_see_stores();
 #pragma unroll
         for (int warp = 0; warp < 4; ++warp)
           start_store(map, staging + warp * kChunks * kChunkBytes, tile.row + group * 64 + warp * 16,
@@ -173,10 +172,10 @@ __device__ __forceinline__ void store_rows(const Output& to, const float* sum, c
       store_matrices(row + j / 8 * kChunkBytes + ((j % 8 + lane / 16) * 16 ^ swizzle), pack_pair(of[0], of[1]),
                      pack_pair(of[2], of[3]), pack_pair(of[4], of[5]), pack_pair(of[6], of[7]));
     }
+    copies_see_stores();
     if (kApart) {
       pass(staged(group));
     } else {
-      copies_see_stores();
       __syncwarp();
       if (lane == 0) start_store(to.map, to.staging, from.row, from.column + first * kChunk, m);
     }
