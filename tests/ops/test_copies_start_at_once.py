@@ -39,7 +39,7 @@ def instances() -> list[Instance]:
     few = [Stream(8, 8, 4), Stream(64, 4, 2)]
     widened = [Variant(1, 8, 4, 8, 5), Variant(2, 16, 5, 4, 2), Variant(2, 128, 4, 1), Wide(1), Wide(2, divide=True)]
     return [
-        *(fp8.instance_of(choice, "bf16") for choice in (*tiles, tiled(256, WEIGHT, blocks=1), *few)),
+        *(fp8.instance_of(choice, "bf16") for choice in (*tiles, *few)),
         *(
             hopper_w8a16_variants.instance_of(choice, scales, "bf16", "bf16")
             for choice in widened

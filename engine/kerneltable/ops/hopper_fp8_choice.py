@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -59,14 +59,14 @@ cluster adds; for 128 of k and 128 rows, and for each 128 columns of a tile; byt
 the L2 cache to all multiprocessors. For 56 products at 80 to 256 rows its choice took 0.7 % longer than the fastest of
 ten instances, 8 % at most (2026-11-22)."""
 
-DIVIDING, ADDING = 4, 6
+DIVIDING, ADDING = 12, 6
 """For many rows, what dividing tiles along k costs: blocks (products of 128 x 128 x 128), and as many for each part of
 a tile and 128 of its columns."""
 
-SCATTERED, FEW_WAVES = MappingProxyType({128: 0.1, 192: 0.1, 256: 0.03}), 8
-"""Columns of a tile -> what its products take more if it is divided: those that run together stand at different places
-of k then, and find less in the L2 cache. Tiles narrower than 256 columns are divided up to so many waves: 8192 x 8192
-at 4096 rows takes 468 instead of 444 us if they are, 7168 x 16384 865 instead of 793."""
+SCATTERED, FEW_WAVES = 0.05, 8
+"""What products of tiles narrower than 256 columns take more if they are divided, since those that run together stand
+at different places of k then and find less in the L2 cache; and up to how many waves they are. Beyond, 8192 x 8192 at
+4096 rows took 468 instead of 444 us, and 7168 x 16384 865 instead of 793."""
 
 CHUNK_BYTES = 128 * 64 * 2
 """Of 64 columns of a tile of the output, as hopper_fp8_block.cu stages them."""
@@ -74,16 +74,11 @@ CHUNK_BYTES = 128 * 64 * 2
 TILES = MappingProxyType({64: (8, 1), 128: (6, 1), 192: (5, 1), 256: (4, 2)})
 """Columns of a tile of hopper_fp8_block.cu -> its stages, and how many chunks of the output it stages."""
 
-FEW_BLOCKS, APART = 40, 0.98
-"""Blocks of k up to which warps of their own start the stores of a tile of 256 columns, where those that multiply would
-wait for that, and what a column takes then. 32768 x 512 takes 0.88 of the time, 24576 x 1536 and 12288 x 4096 0.95 to
-0.97, much longer k 1.01. Narrower tiles are staged in rounds, each of which would wait for the other warp."""
-
-COLUMN_COSTS = MappingProxyType({128: 1.0, 192: 1.05, 256: 1.01})
-"""Columns of a tile for many rows -> what a column takes beside one of a tile of 128. A wider tile moves fewer bytes
-through caches and shared memory for as many products, a narrower one runs two products at a time. Fitted, with the
-numbers above, to 48 products of 16 weights at 512 to 4096 rows: the choice took 0.6 % longer than the fastest of eight
-on average, 6 % at most (2026-11-22)."""
+COLUMN_COSTS, TILE = MappingProxyType({128: 1.0, 192: 1.05, 256: 1.02}), 1.0
+"""Columns of a tile for many rows -> what a column takes beside one of a tile of 128, and what a tile takes beside its
+products, in blocks. A wider tile moves fewer bytes through caches and shared memory for as many products, a narrower
+one runs two products at a time. Fitted, with the numbers above, to 48 products of 16 weights at 512 to 4096 rows: the
+choice took 0.7 % longer than the fastest of six on average, 6 % at most (2026-11-22)."""
 
 WEIGHT, INPUT, NOTHING = 0, 1, 2
 """KT_COMMON: what two blocks of hopper_fp8_block.cu share. Up to 128 rows nothing is best (32768 x 512: 8.7 instead of
@@ -116,7 +111,7 @@ class Stream:
 @dataclass(frozen=True, slots=True)
 class Tiled:
     """An instance of hopper_fp8_block.cu; with `divide` the tiles of the last wave or two are divided along k (no
-    compile-time number). With `apart` warps of their own start the stores of a tile."""
+    compile-time number)."""
 
     columns: int
     common: int
@@ -124,7 +119,6 @@ class Tiled:
     group: int
     chunks: int = 1
     divide: bool = False
-    apart: bool = False
 
     def shared_bytes(self, output: str) -> int:
         """Dynamic shared memory: the stages, and what is staged of an output of 16 bits."""
@@ -149,10 +143,10 @@ def tile_bytes(columns: int) -> int:
     return (128 + columns) * DEPTH + 512 + 128 + 16
 
 
-def tiled(columns: int, common: int, divide: bool = False, *, blocks: int = 0) -> Tiled:
-    """The instance with so wide a tile, for so many blocks of k; 0: however many."""
+def tiled(columns: int, common: int, divide: bool = False) -> Tiled:
+    """The instance with so wide a tile."""
     stages, chunks = TILES[columns]
-    return Tiled(columns, common, stages, 8, chunks, divide, apart=columns == 256 and 0 < blocks <= FEW_BLOCKS)
+    return Tiled(columns, common, stages, 8, chunks, divide)
 
 
 FIXED = tiled(128, INPUT)
@@ -234,12 +228,12 @@ def _tiled(m: int, n: int, blocks: int, pairs: int) -> Tiled:
     """The tile whose waves over the chip take least time, whole or with the last one or two divided along k."""
     best, choice = float("inf"), FIXED
     for columns, each in COLUMN_COSTS.items():
-        tiles, one = -(-m // 256) * -(-n // columns), tiled(columns, WEIGHT, blocks=blocks)
-        block = blocks * columns / 128 * (APART if one.apart else each)
-        whole, divided = -(-tiles // pairs) * block, float("inf")
-        if (parted := tiles_to_divide(tiles, pairs)) and (columns == 256 or tiles <= FEW_WAVES * pairs):
-            products = (tiles + parted * SCATTERED[columns]) / pairs * block
-            divided = products + DIVIDING + ADDING * pairs / parted * columns / 128
+        tiles = -(-m // 256) * -(-n // columns)
+        block = blocks * columns / 128 * each + TILE
+        whole, divided, narrow = -(-tiles // pairs) * block, float("inf"), columns < 256
+        if (apart := tiles_to_divide(tiles, pairs)) and not (narrow and tiles > FEW_WAVES * pairs):
+            products = (tiles + apart * (SCATTERED if narrow else 0)) / pairs * block
+            divided = products + DIVIDING + ADDING * pairs / apart * columns / 128
         if min(whole, divided) < best:
-            best, choice = min(whole, divided), replace(one, divide=divided < whole)
+            best, choice = min(whole, divided), tiled(columns, WEIGHT, divided < whole)
     return choice
