@@ -190,10 +190,9 @@ def _few(columns: int, n: int, k: int, scales: int, multiprocessors: int) -> Var
     """The instance for as many rows as FEWEST at most."""
     tiles, blocks, weight = ceil_div(n, 64), ceil_div(k, DEPTH), math.log(n * k / WEIGHT)
     if columns == 8 and n * k <= SMALL:
-        for split in (1, 2, 4):
-            share = ceil_div(n, 128) * split / multiprocessors
-            if blocks >= PAIR_BLOCKS * split and LEAST_SHARE <= share <= FITTING[split]:
-                return Variant(2, columns, HALF // stage_bytes(2, columns, scales), split, 2)
+        pair = _large(columns, n, blocks, scales, PAIR_BLOCKS, multiprocessors, half=True)
+        if pair is not None:
+            return pair
     used, more = ROOM_USED + ROOM_WEIGHT * weight, MORE_PARTS - PARTS_WEIGHT * weight
     best, even, choice = -math.inf, 1.0, Variant(1, columns, STAGES[columns][-1], 1, len(STAGES[columns]) + 1)
     for split, packed in PARTS.items():
@@ -214,15 +213,20 @@ def _few(columns: int, n: int, k: int, scales: int, multiprocessors: int) -> Var
     return large or choice
 
 
-def _large(columns: int, n: int, blocks: int, scales: int, fewest: int, multiprocessors: int) -> Variant | None:
+def _large(
+    columns: int, n: int, blocks: int, scales: int, fewest: int, multiprocessors: int, *, half: bool = False
+) -> Variant | None:
     """One block to a multiprocessor, if k is long (`fewest` blocks in a part) and a number of parts lets such blocks
-    fill the chip, all at once; two with half the part each for few rows, if they have room for four stages."""
-    for groups in (2, 3):
+    fill the chip, all at once; two with half the part each for few rows, if they have room for four stages. With `half`
+    one of two groups that leaves half of the multiprocessor to the next launch."""
+    for groups in (2,) if half else (2, 3):
         tiles = ceil_div(n, 64 * groups)
         for split in (1, 2, 4):
             share = tiles * split / multiprocessors
             if blocks >= fewest * split and LEAST_SHARE <= share <= FITTING[split]:
                 each = stage_bytes(groups, columns, scales)
+                if half:
+                    return Variant(groups, columns, min(MOST_STAGES, HALF // each), split, 2)
                 if columns <= FEWEST and share <= FITTING.get(2 * split, 0) and 4 * each <= HALF:
                     return Variant(groups, columns, min(MOST_STAGES, HALF // each), 2 * split, 2)
                 return Variant(groups, columns, min(MOST_STAGES, ROOM // each), split, 1)
