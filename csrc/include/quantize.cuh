@@ -94,25 +94,59 @@ __device__ __forceinline__ float scale_of(uint32_t bits, const float* upper) {
   return scale <= limit || scale != scale ? scale : limit;
 }
 
+// The largest bits of kRows neighbouring rows, of each of which kLanes lanes hold a part: lanes share the rows out, and
+// those of row i are with the kLanes / kRows of them from i * (kLanes / kRows) on.
+template <int kLanes, int kRows>
+__device__ __forceinline__ uint32_t largest_of_rows(uint32_t (&bits)[kRows]) {
+  static_assert(kLanes % kRows == 0, "each lane has one row");
+  int rows = kRows;
+#pragma unroll
+  for (int other = kLanes / 2; other > 0; other /= 2) {
+    const bool upper = (threadIdx.x & other) != 0;
+    const int kept = rows > 1 ? rows / 2 : 1;
+#pragma unroll
+    for (int i = 0; i < kept; ++i) {
+      const uint32_t given = rows > 1 && !upper ? bits[i + rows / 2] : bits[i];
+      const uint32_t own = rows > 1 && upper ? bits[i + rows / 2] : bits[i];
+      bits[i] = max(own, __shfl_xor_sync(0xffffffffu, given, other));
+    }
+    rows = kept;
+  }
+  return bits[0];
+}
+
 // Division by one scale many times, each quotient rounded as IEEE division rounds it wherever that can change a code.
 //
 // With inverse = round(1 / s) and rest = what inverse lacks, x * inverse + x * rest is within one unit in the last place
 // of x / s, and a step of Newton's method from there rounds correctly (Markstein 1990). Remainders must be exact: s from
-// 2^-60 to 2^60 and quotients from 2^-11 on, smaller ones being 0 as a code; other scales divide plainly.
+// 2^-60 to 2^60 and quotients from 2^-11 on, smaller ones being 0 as a code. Other scales are `plain`, for real division.
 struct Divisor {
   float scale, inverse, rest;
   bool plain;
 
-  __device__ __forceinline__ explicit Divisor(float s) : scale(s) {
-    plain = !(s >= 8.67361738e-19f && s <= 1.15292150e+18f);
-    inverse = __frcp_rn(s);
-    rest = fmaf(-s, inverse, 1.0f) * inverse;
+  __device__ __forceinline__ Divisor(float s, float inverse, bool plain)
+      : scale(s), inverse(inverse), rest(fmaf(-s, inverse, 1.0f) * inverse), plain(plain) {}
+  __device__ __forceinline__ explicit Divisor(float s)
+      : Divisor(s, __frcp_rn(s), !(s >= 8.67361738e-19f && s <= 1.15292150e+18f)) {}
+
+  // That of another lane, where none is plain.
+  __device__ __forceinline__ Divisor of_lane(int lane) const {
+    return {__shfl_sync(0xffffffffu, scale, lane), __shfl_sync(0xffffffffu, inverse, lane), false};
   }
 
-  // kBounded promises that x / s is at most 448 when s is in that range: s was made of the largest |x|.
+  // kBounded promises that s was made of the largest |x|, so that x / s is at most 448.
+  //
+  // For numbers of 16 bits the step may start from x * inverse, 1.5 units off: what it gives can be wrong only where x / s
+  // is within 2^-23 units of half way between two floats. A code depends on that where one of the two is half way between
+  // codes, an odd number T of at most 5 bits times a power of two; with s as an integer S of 24 bits, S * T is then at
+  // most 15 off a multiple of 2^17 (x has 11 bits), within 3 * T of which S * T would have to be as well: that leaves T = 1
+  // and S = 2^24 - 1, which no largest |x| / 448 is. tests/ops/test_cuda_quantize.py tries them all.
   template <bool kBounded>
   __device__ __forceinline__ float divide(float x) const {
-    if (plain) return __fdiv_rn(x, scale);
+    if constexpr (kBounded && sizeof(In) == 2) {
+      const float near = x * inverse;
+      return fmaf(-fmaf(scale, near, -x), inverse, near);  // in this order -0 stays -0
+    }
     const float near = fmaf(x, inverse, x * rest);
     const float better = fmaf(fmaf(-scale, near, x), inverse, near);
     if constexpr (kBounded) return copysignf(better, x);  // the sums above lose the sign of zero
@@ -145,7 +179,21 @@ struct Quotient {
   __device__ __forceinline__ float of(float x) const { return divisor.divide<kBounded>(x); }
 };
 
+// The codes of a vector, each number divided by itself: for plain scales (NaN, infinity, below 2^-60). They are rare, so
+// this is short and not fast: word by word, always the first one of a vector that moves up.
+__device__ __forceinline__ void store_plainly(uint8_t* to, Vector vector, float scale) {
+  constexpr int kEach = kWidth / kWords;  // numbers of a word
+#pragma unroll 1
+  for (int i = 0; i < kWidth; i += kEach) {
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) to[i + j] = static_cast<uint8_t>(encode(__fdiv_rn(vector.number(j), scale), 0.0f));
+#pragma unroll
+    for (int j = 0; j + 1 < kWords; ++j) vector.word[j] = vector.word[j + 1];
+  }
+}
+
 template <bool kBounded>
 __device__ __forceinline__ void store_quotients(uint8_t* to, const Vector& vector, const Divisor& divisor) {
-  store_codes(to, vector, Quotient<kBounded>{divisor});
+  if (divisor.plain) store_plainly(to, vector, divisor.scale);
+  else store_codes(to, vector, Quotient<kBounded>{divisor});
 }

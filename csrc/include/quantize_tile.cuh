@@ -47,41 +47,6 @@ struct Rows {
   }
 };
 
-// The largest bits of each row. Lanes share the rows out: those of vector i are with the lanes from i * kShare on.
-__device__ __forceinline__ uint32_t largest_of_rows(const Vector (&vector)[kVectors]) {
-  uint32_t bits[kVectors];
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) bits[i] = float_bits(larger(0, vector[i]));
-  int rows = kVectors;
-#pragma unroll
-  for (int other = kLanes / 2; other > 0; other /= 2) {
-    const bool upper = (threadIdx.x & other) != 0;
-    const int kept = rows > 1 ? rows / 2 : 1;
-#pragma unroll
-    for (int i = 0; i < kept; ++i) {
-      const uint32_t given = rows > 1 && !upper ? bits[i + rows / 2] : bits[i];
-      const uint32_t own = rows > 1 && upper ? bits[i + rows / 2] : bits[i];
-      bits[i] = max(own, __shfl_xor_sync(0xffffffffu, given, other));
-    }
-    rows = kept;
-  }
-  return bits[0];
-}
-
-// The codes of a vector, each number divided by itself: for scales that Divisor does not take (NaN, infinity, below
-// 2^-60). They are rare, so this is short and not fast: word by word, always the first one of a vector that moves up.
-__device__ __forceinline__ void store_plainly(uint8_t* tile, Vector vector, float scale, int row, int column) {
-  constexpr int kEach = kWidth / kWords;  // numbers of a word
-#pragma unroll 1
-  for (int i = 0; i < kWidth; i += kEach) {
-#pragma unroll
-    for (int j = 0; j < kEach; ++j)
-      tile[swizzled(row, column + i) + j] = static_cast<uint8_t>(encode(__fdiv_rn(vector.number(j), scale), 0.0f));
-#pragma unroll
-    for (int j = 0; j + 1 < kWords; ++j) vector.word[j] = vector.word[j + 1];
-  }
-}
-
 // What Rows::get gave, from `read` on, to the tiles. One division makes the scales of all: each lane that of its row.
 //
 // Tiles: tile(i) and scales(i) say where they are, empty(i) returns when they may be written, filled(i) is called
@@ -91,7 +56,10 @@ __device__ __forceinline__ void quantize_rows(Tiles& tiles, const Rows& rows, co
                                               int read) {
   const int lane = threadIdx.x % 32, column = lane % kLanes * kWidth, asked = lane / kLanes * kLanes;
   const int end = rows.reads();
-  const uint32_t largest = largest_of_rows(vector);
+  uint32_t bits[kVectors];
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) bits[i] = float_bits(larger(0, vector[i]));
+  const uint32_t largest = largest_of_rows<kLanes>(bits);
   const float scale = scale_of(largest, nullptr);
   const Divisor own(largest == 0 ? 1.0f : scale);  // zeros are zeros by any scale
   const bool plain = __any_sync(0xffffffffu, own.plain);
@@ -102,13 +70,9 @@ __device__ __forceinline__ void quantize_rows(Tiles& tiles, const Rows& rows, co
     if (i == 0 || rows.begins(read)) tiles.empty(tile);
     uint8_t* codes = tiles.tile(tile);
     if (lane % kLanes == i * kShare) tiles.scales(tile)[row] = scale;
-    Divisor of_row = own;
-    of_row.scale = __shfl_sync(0xffffffffu, own.scale, asked + i * kShare);
-    of_row.inverse = __shfl_sync(0xffffffffu, own.inverse, asked + i * kShare);
-    of_row.rest = __shfl_sync(0xffffffffu, own.rest, asked + i * kShare);
-    of_row.plain = false;
-    if (plain) store_plainly(codes, vector[i], of_row.scale, row, column);
-    else store_codes(codes + swizzled(row, column), vector[i], Quotient<true>{of_row});
+    uint8_t* to = codes + swizzled(row, column);
+    if (plain) store_plainly(to, vector[i], __shfl_sync(0xffffffffu, own.scale, asked + i * kShare));
+    else store_codes(to, vector[i], Quotient<true>{own.of_lane(asked + i * kShare)});
     if (i + 1 == kVectors || rows.begins(read + 1)) tiles.filled(tile);
   }
 }

@@ -184,6 +184,25 @@ def test_every_16_bit_number_is_divided_as_ieee_divides(dtype: Any) -> None:
                     quantize_static(x.view(256, 256), given))  # fmt: skip
 
 
+@pytest.mark.parametrize(("dtype", "digits"), [(BF16, 8), (F16, 11)])
+def test_every_scale_of_a_largest_number_divides_every_other_one_to_the_right_code(
+    dtype: Any, digits: int, tmp_path: Path
+) -> None:
+    run, tried = build("divisor", {"KT_IN": int(dtype is F16), "KT_WIDTH": 8}, tmp_path).run, ctypes.c_int64()
+    assert run(digits, ctypes.byref(tried)) == 0
+    assert tried.value > 42 * 2 ** (2 * digits - 2)
+
+
+@pytest.mark.parametrize(("m", "k"), [(8, 384), (5, 128), (7, 1032)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 0.0, -0.0, 6e-8, 1e-30])
+def test_a_group_of_any_kind_beside_others_whose_scales_are_shared(m: int, k: int, value: float) -> None:
+    """Four rows to a thread, as for large inputs; a group that is not divided fast, and a row of them."""
+    x = numbers(m, k, BF16, special=False)
+    x[m // 2, k - 100 :] = value
+    x[-1] = value
+    assert_same(GroupQuantizer(place(k, BF16, 0), 128)(x), quantize_block(x))
+
+
 @pytest.mark.parametrize(
     "x",
     [

@@ -31,6 +31,17 @@ inline uint32_t __reduce_max_sync(uint32_t mask, uint32_t word) {
   return word;
 }
 
+inline float __shfl_sync(uint32_t mask, float number, int lane) {
+  Warp& warp = warp_of_thread();
+  if (mask != 0xffffffffu || lane < 0 || lane > 31) abort();
+  memcpy(&warp.word[threadIdx.x % 32][0], &number, 4);
+  __syncwarp();
+  memcpy(&number, &warp.word[lane][0], 4);
+  __syncwarp();
+  return number;
+}
+inline bool __any_sync(uint32_t mask, bool one) { return __reduce_max_sync(mask, one) != 0; }
+
 inline float of_f16(uint16_t bits) {
   const int exponent = bits >> 10 & 31, digits = bits & 1023;
   const float size = exponent == 31 ? (digits ? NAN : INFINITY)

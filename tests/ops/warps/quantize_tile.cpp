@@ -1,16 +1,5 @@
 #include "numbers.cuh"
 
-inline float __shfl_sync(uint32_t mask, float number, int lane) {
-  Warp& warp = warp_of_thread();
-  if (mask != 0xffffffffu || lane < 0 || lane > 31) abort();
-  memcpy(&warp.word[threadIdx.x % 32][0], &number, 4);
-  __syncwarp();
-  memcpy(&number, &warp.word[lane][0], 4);
-  __syncwarp();
-  return number;
-}
-inline bool __any_sync(uint32_t mask, bool one) { return __reduce_max_sync(mask, one) != 0; }
-
 #include "quantize_tile.cuh"
 
 // Tiles one after another in memory, of `rows` rows each; how often each is asked for and filled is counted.
