@@ -7,7 +7,8 @@
 // Tiles of the last wave, or the last two, are divided along k among all clusters, see divided.cuh.
 //
 // Compile-time: KT_GROUP (row tiles of teams that share a walk over n), KT_CHUNKS (times 64 columns of a 16-bit
-// output that are staged at once) and the numbers of hopper_tiles.cuh.
+// output that are staged at once), KT_APART (1: warps of their own start the stores, see below) and the numbers of
+// hopper_tiles.cuh.
 #include "divided.cuh"
 #include "hopper_tiles.cuh"
 
@@ -16,6 +17,7 @@ constexpr int kChunk = 64;  // columns of 16-bit output that are stored at a tim
 constexpr int kChunkBytes = 16 * kChunk * 2;          // of the 16 rows of a warp
 constexpr int kChunks = KT_OUT == 2 ? 0 : KT_CHUNKS;  // that are staged at once
 constexpr int kStored = kColumns / kHalves;           // columns of a tile that are stored at a time: those of a product
+constexpr bool kApart = KT_APART == 1 && kChunks > 0;
 static_assert(KT_OUT == 2 || kStored % (kChunk * kChunks) == 0, "columns are stored in rounds of chunks");
 
 // What is multiplied, and how many teams' tiles it is down and across. inverse: of the tiles of a group.
@@ -89,6 +91,45 @@ struct Output {
   Parts parts;
 };
 
+// With kApart a warp of its own starts the stores of a warpgroup, and waits until the next columns may be staged, which
+// takes about as long as a product. They meet at named barriers, since a thread that looks at one in memory again and
+// again slows all others down by 3 to 15 %. Columns are staged; others may be.
+__device__ __forceinline__ int staged(int group) { return 6 + group; }
+__device__ __forceinline__ int taken(int group) { return 8 + group; }
+__device__ __forceinline__ void meet(int barrier) { asm volatile("bar.sync %0, 160;" ::"r"(barrier) : "memory"); }
+__device__ __forceinline__ void pass(int barrier) { asm volatile("bar.arrive %0, 160;" ::"r"(barrier) : "memory"); }
+
+// By one thread: the copy engine stores what a warp has staged, from this row and column on.
+__device__ __forceinline__ void start_store(const TensorMap* map, uint32_t staging, int row, int column, int m) {
+  if (row >= m) return;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) store_tile(map, column + c * kChunk, row, staging + c * kChunkBytes);
+  stores_commit();
+}
+
+// By that warp, for the four of a group, the first of which stages at `staging`.
+__device__ void store_apart(const TensorMap* map, uint32_t staging, const Problem& p, int rank, int worker, int group) {
+  Work work(p, worker);
+  Segment s;
+  wait_for_previous();
+  while (work.next(p, s)) {
+    if (s.first > 0) continue;  // left to another worker
+    const Tile tile = tile_at(p, s.tile, rank);
+    for (int column = 0; column < kColumns; column += kChunks * kChunk) {
+      pass(taken(group));
+      meet(staged(group));
+      if (elected()) {
+#pragma unroll
+        for (int warp = 0; warp < 4; ++warp)
+          start_store(map, staging + warp * kChunks * kChunkBytes, tile.row + group * 64 + warp * 16,
+                      tile.column + column, p.m);
+        stores_wait_read();
+      }
+      __syncwarp();
+    }
+  }
+}
+
 __device__ __forceinline__ void add_bias(float* sum, const float* bias, int column, int n) {
 #pragma unroll
   for (int j = 0; j < kStored / 8; ++j) {
@@ -113,22 +154,18 @@ __device__ __forceinline__ void store_rows(const Output& to, const float* sum, c
   }
 }
 #else
-// By one thread: the copy engine stores what a warp has staged, from this row and column on.
-__device__ __forceinline__ void start_store(const TensorMap* map, uint32_t staging, int row, int column, int m) {
-  if (row >= m) return;
-#pragma unroll
-  for (int c = 0; c < kChunks; ++c) store_tile(map, column + c * kChunk, row, staging + c * kChunkBytes);
-  stores_commit();
-}
-
 // Through shared memory, from where the copy engine stores them while the warp goes on.
 __device__ __forceinline__ void store_rows(const Output& to, const float* sum, const Tile& from, int m, int) {
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1;
   const uint32_t row = to.staging + lane % 16 * 128, swizzle = lane % 8 * 16;
 #pragma unroll
   for (int first = 0; first < kStored / kChunk; first += kChunks) {
-    if (lane == 0) stores_wait_read();
-    __syncwarp();
+    if (kApart) {
+      meet(taken(group));
+    } else {
+      if (elected()) stores_wait_read();
+      __syncwarp();
+    }
 #pragma unroll
     for (int j = 0; j < kChunks * kChunk / 8; j += 2) {
       const float* of = sum + first * (kChunk / 2) + 4 * j;
@@ -136,8 +173,12 @@ __device__ __forceinline__ void store_rows(const Output& to, const float* sum, c
                      pack_pair(of[2], of[3]), pack_pair(of[4], of[5]), pack_pair(of[6], of[7]));
     }
     copies_see_stores();
-    __syncwarp();
-    if (lane == 0) start_store(to.map, to.staging, from.row, from.column + first * kChunk, m);
+    if (kApart) {
+      pass(staged(group));
+    } else {
+      __syncwarp();
+      if (elected()) start_store(to.map, to.staging, from.row, from.column + first * kChunk, m);
+    }
   }
 }
 #endif
@@ -146,9 +187,12 @@ __device__ __forceinline__ void store_rows(const Output& to, const float* sum, c
 __device__ __forceinline__ void store_part(const Output& to, float (&sum)[kSums], int index, int half, const Problem& p,
                                            int rank) {
   float* own = sum + half * kPart;
-  Tile from = tile_at(p, index, rank);
-  from.row += (static_cast<int>(threadIdx.x / 32) - 4) * 16, from.column += half * kStored;
-  if (to.bias != nullptr) add_bias(own, to.bias, from.column + 2 * (threadIdx.x % 4), p.n);
+  Tile from = {};
+  if (!kApart || to.bias != nullptr) {
+    from = tile_at(p, index, rank);
+    from.row += (static_cast<int>(threadIdx.x / 32) - 4) * 16, from.column += half * kStored;
+    if (to.bias != nullptr) add_bias(own, to.bias, from.column + 2 * (threadIdx.x % 4), p.n);
+  }
   store_rows(to, own, from, p.m, p.n);
 #pragma unroll
   for (int i = 0; i < kPart; ++i) own[i] = 0.0f;
@@ -188,7 +232,7 @@ __device__ void consume(Consumer& self, const Output& to, const Problem& p, int 
     }
     left = s.tile;
   }
-  if (kChunks > 0 && threadIdx.x % 32 == 0) stores_wait_read();  // the block's memory
+  if (kChunks > 0 && !kApart && elected()) stores_wait_read();  // the block's memory
 }
 
 extern "C" __global__ void __cluster_dims__(kMembers, 1, 1) __launch_bounds__(384, 1)
@@ -211,17 +255,19 @@ hopper_fp8_block(const __grid_constant__ TensorMap input, const __grid_constant_
   if (kMembers == 1) __syncthreads();
   else cluster_sync();  // the other block's barriers are ready too
   const int warp = uniform(threadIdx.x / 32);
+  const auto staging_of = [&](int one) { return memory.staging + one * kChunks * kChunkBytes; };
   if (warp < 4) {
     give_registers<40>();
     if (elected_in(0)) {
       if (kCommonWeight) fetch_early(producer, p, worker);
       produce(producer, p, worker);
+    } else if (kApart && (warp == 1 || warp == 2)) {
+      store_apart(&output, staging_of(4 * (warp - 1)), p, rank, worker, warp - 1);
     }
   } else {
     take_registers<232>();
     Consumer self = memory.consumer(m);
-    const uint32_t staging = memory.staging + (warp - 4) * kChunks * kChunkBytes;
-    const Output to = {&output, staging, bias, out, {part_sums, part_flags}};
+    const Output to = {&output, staging_of(warp - 4), bias, out, {part_sums, part_flags}};
     consume(self, to, p, rank, worker, warp / 4 - 1);
   }
 }

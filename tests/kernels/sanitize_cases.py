@@ -36,12 +36,14 @@ KERNELS = (*BLOCK_ROWS, *WIDENED_ROWS)
 """The rows of the table whose products are of csrc/cuda. The others that launch from it quantize inputs with it."""
 
 TILES = tuple(
-    hopper_fp8_choice.tiled(columns, common, divide)
+    hopper_fp8_choice.tiled(columns, common, divide, apart)
     for columns in hopper_fp8_choice.TILES
     for common in (WEIGHT, INPUT, NOTHING)
     for divide in (False, True)
+    for apart in ((False, True) if columns == 256 else (False,))
 )
-"""Of hopper_fp8_block.cu: all widths, whatever a team shares, whether a product asks for them today or not."""
+"""Of hopper_fp8_block.cu: all widths, whatever a team shares, and both ways to store, whether a product asks for them
+today or not."""
 
 NOT_A_KIND = ("split", "stages", "together", "group")
 

@@ -25,9 +25,13 @@ from hopper_layers import layer, this_chip
 
 from kerneltable.kernels.hopper_w8a16 import Kernel as WideInputs
 from kerneltable.model import Problem
+from kerneltable.ops.hopper_fp8_choice import WEIGHT, tiled
 
 AT_A_TIME, THREADS, TOGETHER, MOST_TOLD = 3, 2, 6, 3
 """Calls that run at a time, threads of each, its calls from one comparison to the next, differences told of each."""
+
+WIDEST = tiled(256, WEIGHT, divide=True, apart=True)
+"""Tiles that only larger products take."""
 
 Call = Callable[[int], torch.Tensor]
 """Input 0 or 1 to its output."""
@@ -69,6 +73,9 @@ def calls() -> dict[str, Call]:
             if m == 40:
                 stages = partial(lambda kernel, x: kernel.product(kernel.quantize(x)), kernel)
                 found[f"hopper_fp8_block {n} x {k}, m={m}, two launches"] = with_inputs(stages, m, k)
+            if m == 1024:
+                wide = partial(lambda kernel, x: kernel.product(kernel.quantize(x), choice=WIDEST), kernel)
+                found[f"hopper_fp8_block {n} x {k}, m={m}, widest tiles"] = with_inputs(wide, m, k)
     for n, k, rows in ((4096, 7168, (1, 16, 64, 128)), (2112, 7168, (1, 1024))):
         for granularity in ("channel", "block"):
             kernel = weight_only(n, k, granularity)

@@ -25,8 +25,8 @@ from kerneltable.table import load_table
 triton = pytest.importorskip("triton")
 NVDISASM = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
 CHIP = cuda_chip(load_table().platforms["cuda"].architectures["sm90"], 132)
-COPY, LOOP, NEAR = re.compile(r"\b(UTMALDG|UBLKCP)\b"), "BRA.U.ANY", 5
-"""A copy to shared memory; the branch back of a loop over threads; how few instructions behind the copy it stands."""
+COPY, LOOP, NEAR = re.compile(r"\b(UTMALDG|UTMASTG|UBLKCP)\b"), "BRA.U.ANY", 5
+"""A copy to or from shared memory; the branch back of a loop over threads; how few instructions behind the copy."""
 
 pytestmark = [
     pytest.mark.skipif(isinstance(nvrtc.find_nvrtc(), str), reason="needs NVRTC"),
@@ -39,7 +39,7 @@ def instances() -> list[Instance]:
     few = [Stream(8, 8, 4), Stream(64, 4, 2)]
     widened = [Variant(1, 8, 4, 8, 5), Variant(2, 16, 5, 4, 2), Variant(2, 128, 4, 1), Wide(1), Wide(2, divide=True)]
     return [
-        *(fp8.instance_of(choice, "bf16") for choice in (*tiles, *few)),
+        *(fp8.instance_of(choice, "bf16") for choice in (*tiles, tiled(256, WEIGHT, apart=True), *few)),
         *(
             hopper_w8a16_variants.instance_of(choice, scales, "bf16", "bf16")
             for choice in widened

@@ -116,13 +116,13 @@ def test_no_tile_of_parts_has_weight_scales_of_three_blocks(columns: int) -> Non
         ((256, 5120, 25600), Parted(160, 6, 2)),
         ((256, 8192, 28672), tiled(128, WEIGHT)),
         ((256, 10240, 5120), tiled(192, WEIGHT)),
-        ((4096, 2112, 7168), tiled(128, WEIGHT, divide=True)),
+        ((4096, 2112, 7168), tiled(192, WEIGHT, divide=True)),
         ((1024, 10240, 5120), tiled(128, WEIGHT)),
-        ((1024, 5120, 25600), tiled(256, WEIGHT, divide=True)),
-        ((1024, 4096, 7168), tiled(128, WEIGHT)),
-        ((4096, 8192, 8192), tiled(128, WEIGHT)),
+        ((1024, 5120, 25600), tiled(256, WEIGHT, divide=True, apart=True)),
+        ((1024, 24576, 1536), tiled(128, WEIGHT)),
         ((4096, 32768, 512), tiled(256, WEIGHT)),
-        ((3072, 18432, 7168), tiled(256, WEIGHT, divide=True)),
+        ((8192, 7168, 16384), tiled(256, WEIGHT, divide=True, apart=True)),
+        ((4096, 8192, 8192), tiled(128, WEIGHT)),
     ],
 )
 def test_what_was_fastest_when_it_was_timed_is_chosen(size: tuple[int, int, int], expected: Parted | Tiled) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from types import SimpleNamespace
@@ -93,9 +93,16 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             cuda.capturing = None
 
     event = SimpleNamespace(record=lambda: None, elapsed_time=lambda end: 30.0)
+    side = SimpleNamespace(waits_for=None, wait_stream=lambda other: setattr(side, "waits_for", other))
+
+    @contextmanager
+    def on(stream: object) -> Iterator[None]:
+        assert side.waits_for == "current", "inputs may still be on their way"
+        yield
+
     cuda = SimpleNamespace(
-        capturing=None, CUDAGraph=Graph, graph=capture, Stream=lambda: None, stream=nullcontext,
-        synchronize=lambda: None, Event=lambda enable_timing: event,
+        capturing=None, CUDAGraph=Graph, graph=capture, Stream=lambda: side, current_stream=lambda: "current",
+        stream=on, synchronize=lambda: None, Event=lambda enable_timing: event,
     )  # fmt: skip
     monkeypatch.setattr(torch, "cuda", cuda)
     return log

@@ -19,6 +19,9 @@ from kerneltable.ops.hopper import DTYPE_CODES, ceil_div
 BLOCK, MX_BLOCK = 128, 32
 TYPES = (POINTER, POINTER, POINTER, INT32, INT32, INT32, INT64, INT32, INT32, POINTER, INT32)
 THREADS = 256
+ENOUGH = 2.5
+"""Vectors for each thread of the chip from which on a thread takes four rows: 1024 x 7168 takes 7.1 instead of 7.8 us
+so, 4096 x 1536 6.4 instead of 6.9, 256 x 16384 5.13 instead of 5.06 (H200, bf16)."""
 
 
 def instance_of(dtype: str, width: int, group: int, rows: int) -> Instance:
@@ -53,7 +56,7 @@ def quantizer(dtype: str, chip: CudaChip, device: int, k: int = BLOCK, group: in
 def prepare(m: int, k: int, dtype: str, chip: CudaChip, device: int, group: int = BLOCK) -> Launch:
     """The instance and the grid for m rows of codes."""
     width = width_of(dtype, k)
-    rows = deep(m, k, width, chip.multiprocessors)
+    rows = deep(m, k, width, chip.multiprocessors, enough=ENOUGH)
     threads = ceil_div(m, rows) * ceil_div(k, group) * min(32, group // width)
     function = load(instance_of(dtype, width, group, rows), chip, device)
     return Launch(function, (ceil_div(threads, THREADS), 1, 1), (THREADS, 1, 1))

@@ -52,9 +52,9 @@ def width_of(dtype: str, k: int) -> int:
     return next(width for width in ((4, 1) if dtype == "f32" else (8, 4, 1)) if k % width == 0)
 
 
-def deep(m: int, k: int, width: int, multiprocessors: int) -> int:
-    """Loads that a thread has under way: 4 when all threads of the chip have work nevertheless, else 1."""
-    return 4 if m * k >= 4 * width * RESIDENT_THREADS * multiprocessors else 1
+def deep(m: int, k: int, width: int, multiprocessors: int, *, enough: float = 4.0) -> int:
+    """Loads that a thread has under way: 4 where all threads of the chip at once would have `enough` each, else 1."""
+    return 4 if m * k >= enough * width * RESIDENT_THREADS * multiprocessors else 1
 
 
 def readable(x: torch.Tensor, width: int) -> torch.Tensor:

@@ -68,7 +68,8 @@ def instance_of(choice: Choice, output: str) -> Instance:
         numbers |= {"SPLIT": choice.split}
     else:
         name, types, shared = "hopper_fp8_block", TILED_TYPES, choice.shared_bytes(output)
-        numbers |= {"COMMON": choice.common, "GROUP": choice.group, "CHUNKS": choice.chunks}
+        apart = int(choice.apart and output != "f32")
+        numbers |= {"COMMON": choice.common, "GROUP": choice.group, "CHUNKS": choice.chunks, "APART": apart}
     defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers.items()))
     return Instance(f"cuda/{name}.cu", name, types, shared, defines, early=True)
 

@@ -59,14 +59,13 @@ cluster adds; for 128 of k and 128 rows, and for each 128 columns of a tile; byt
 the L2 cache to all multiprocessors. For 56 products at 80 to 256 rows its choice took 0.7 % longer than the fastest of
 ten instances, 8 % at most (2026-11-22)."""
 
-DIVIDING, ADDING = 12, 6
+DIVIDING, ADDING = 8, 6
 """For many rows, what dividing tiles along k costs: blocks (products of 128 x 128 x 128), and as many for each part of
 a tile and 128 of its columns."""
 
-SCATTERED, FEW_WAVES = 0.05, 8
+SCATTERED, FEW_WAVES = 0.1, 4
 """What products of tiles narrower than 256 columns take more if they are divided, since those that run together stand
-at different places of k then and find less in the L2 cache; and up to how many waves they are. Beyond, 8192 x 8192 at
-4096 rows took 468 instead of 444 us, and 7168 x 16384 865 instead of 793."""
+at different places of k then and find less in the L2 cache; and up to how many waves they are."""
 
 CHUNK_BYTES = 128 * 64 * 2
 """Of 64 columns of a tile of the output, as hopper_fp8_block.cu stages them."""
@@ -74,11 +73,17 @@ CHUNK_BYTES = 128 * 64 * 2
 TILES = MappingProxyType({64: (8, 1), 128: (6, 1), 192: (5, 1), 256: (4, 2)})
 """Columns of a tile of hopper_fp8_block.cu -> its stages, and how many chunks of the output it stages."""
 
-COLUMN_COSTS, TILE = MappingProxyType({128: 1.0, 192: 1.05, 256: 1.02}), 1.0
+FEW_BLOCKS = 8
+"""Blocks of k beyond which warps of their own start the stores of a tile of 256 columns: 10240 x 5120 at 8192 rows
+takes 740 instead of 769 us then, 24576 x 1536 at 4096 278 instead of 285, but 32768 x 512 162 instead of 159."""
+
+COLUMN_COSTS, TILE, TILE_APART = MappingProxyType({128: 1.0, 192: 1.06, 256: 1.02}), 0.5, 1.0
 """Columns of a tile for many rows -> what a column takes beside one of a tile of 128, and what a tile takes beside its
-products, in blocks. A wider tile moves fewer bytes through caches and shared memory for as many products, a narrower
-one runs two products at a time. Fitted, with the numbers above, to 48 products of 16 weights at 512 to 4096 rows: the
-choice took 0.7 % longer than the fastest of six on average, 6 % at most (2026-11-22)."""
+products, in blocks; the latter with warps of their own that store. A wider tile moves fewer bytes through caches and
+shared memory for as many products, a narrower one runs two products at a time. Fitted, with the numbers above, to 40
+products of 15 weights at 1024 to 8192 rows, timed as `kerneltable bench` does, half of them behind a quantizer: the
+choice took 0.5 % longer than the fastest of eight on average, 4 % at most (2026-11-22). Where each of many outputs has
+memory of its own, wide tiles take up to 8 % longer: timings of that kind mislead."""
 
 WEIGHT, INPUT, NOTHING = 0, 1, 2
 """KT_COMMON: what two blocks of hopper_fp8_block.cu share. Up to 128 rows nothing is best (32768 x 512: 8.7 instead of
@@ -111,7 +116,7 @@ class Stream:
 @dataclass(frozen=True, slots=True)
 class Tiled:
     """An instance of hopper_fp8_block.cu; with `divide` the tiles of the last wave or two are divided along k (no
-    compile-time number)."""
+    compile-time number). With `apart` warps of their own start the stores of a tile."""
 
     columns: int
     common: int
@@ -119,6 +124,7 @@ class Tiled:
     group: int
     chunks: int = 1
     divide: bool = False
+    apart: bool = False
 
     def shared_bytes(self, output: str) -> int:
         """Dynamic shared memory: the stages, and what is staged of an output of 16 bits."""
@@ -143,10 +149,10 @@ def tile_bytes(columns: int) -> int:
     return (128 + columns) * DEPTH + 512 + 128 + 16
 
 
-def tiled(columns: int, common: int, divide: bool = False) -> Tiled:
+def tiled(columns: int, common: int, divide: bool = False, apart: bool = False) -> Tiled:
     """The instance with so wide a tile."""
     stages, chunks = TILES[columns]
-    return Tiled(columns, common, stages, 8, chunks, divide)
+    return Tiled(columns, common, stages, 8, chunks, divide, apart)
 
 
 FIXED = tiled(128, INPUT)
@@ -228,12 +234,13 @@ def _tiled(m: int, n: int, blocks: int, pairs: int) -> Tiled:
     """The tile whose waves over the chip take least time, whole or with the last one or two divided along k."""
     best, choice = float("inf"), FIXED
     for columns, each in COLUMN_COSTS.items():
-        tiles = -(-m // 256) * -(-n // columns)
-        block = blocks * columns / 128 * each + TILE
-        whole, divided, narrow = -(-tiles // pairs) * block, float("inf"), columns < 256
-        if (apart := tiles_to_divide(tiles, pairs)) and not (narrow and tiles > FEW_WAVES * pairs):
-            products = (tiles + apart * (SCATTERED if narrow else 0)) / pairs * block
-            divided = products + DIVIDING + ADDING * pairs / apart * columns / 128
+        tiles, narrow = -(-m // 256) * -(-n // columns), columns < 256
+        apart = not narrow and blocks > FEW_BLOCKS
+        block = blocks * columns / 128 * each + (TILE_APART if apart else TILE)
+        whole, divided = -(-tiles // pairs) * block, float("inf")
+        if (parted := tiles_to_divide(tiles, pairs)) and not (narrow and tiles > FEW_WAVES * pairs):
+            products = (tiles + parted * (SCATTERED if narrow else 0)) / pairs * block
+            divided = products + DIVIDING + ADDING * pairs / parted * columns / 128
         if min(whole, divided) < best:
-            best, choice = min(whole, divided), tiled(columns, WEIGHT, divided < whole)
+            best, choice = min(whole, divided), tiled(columns, WEIGHT, divided < whole, apart)
     return choice

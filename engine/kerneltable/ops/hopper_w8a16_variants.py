@@ -66,10 +66,14 @@ the large ones fill at least LEAST_SHARE of it. 5120 x 25600 at 64 rows: 43.6, 4
 and 49.4 (scales of rows, blocks, 32 columns). A single block minds a slow clock more, as it is after heavy work: these
 figures are. FEW_LARGE: the blocks of k for fewer rows."""
 
-MOST_STAGES, ROOM, BLOCK_BYTES = 12, 232448 - 1024 - 256, 1024 + 1024 + 256
+MOST_STAGES = MappingProxyType({2: 12, 3: 7})
+"""Groups of such a block -> its stages at most. 5120 x 25600 at one row with scales of blocks: 33.0 instead of 33.4 us
+with seven, not eight; as many for more rows and other scales."""
+
+ROOM, BLOCK_BYTES = 232448 - 1024 - 256, 1024 + 1024 + 256
 HALF = (ROOM + BLOCK_BYTES) // 2 - BLOCK_BYTES
-"""Of such a block, the shared memory for them if it is alone, what each block takes beside them, and the shared memory
-if there are two."""
+"""The shared memory for stages of a block that is alone, what each block takes beside them, and the shared memory if
+there are two."""
 
 SPLITS = (8, 5, 4, 2, 1)
 """Of k for few rows. Clusters of three, six or seven leave too many multiprocessors empty."""
@@ -226,10 +230,10 @@ def _large(
             if blocks >= fewest * split and LEAST_SHARE <= share <= FITTING[split]:
                 each = stage_bytes(groups, columns, scales)
                 if half:
-                    return Variant(groups, columns, min(MOST_STAGES, HALF // each), split, 2)
+                    return Variant(groups, columns, min(MOST_STAGES[groups], HALF // each), split, 2)
                 if columns <= FEWEST and share <= FITTING.get(2 * split, 0) and 4 * each <= HALF:
-                    return Variant(groups, columns, min(MOST_STAGES, HALF // each), 2 * split, 2)
-                return Variant(groups, columns, min(MOST_STAGES, ROOM // each), split, 1)
+                    return Variant(groups, columns, min(MOST_STAGES[groups], HALF // each), 2 * split, 2)
+                return Variant(groups, columns, min(MOST_STAGES[groups], ROOM // each), split, 1)
     return None
 
 

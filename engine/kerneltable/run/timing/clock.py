@@ -101,6 +101,7 @@ def _on_gpu(calls: Sequence[Call]) -> Slice:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     graph = torch.cuda.CUDAGraph()
     rounds = max(1, LAUNCHES_IN_A_GRAPH // len(calls))
+    stream.wait_stream(torch.cuda.current_stream())  # inputs may still be on their way
     with torch.cuda.stream(stream):
         for call in calls:
             call()
