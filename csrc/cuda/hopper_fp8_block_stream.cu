@@ -19,23 +19,13 @@ hopper_fp8_block_stream(const __grid_constant__ TensorMap input, const __grid_co
 
   if (elected_in(kConsumers / 32)) {
     prefetch_map(&weight), prefetch_map(&input), prefetch_map(&scale);
-    for (int i = 0; i < kStages; ++i)
-      barrier_init(memory.at.full + i * 8, 1), barrier_init(memory.at.empty + i * 8, kConsumers / 32 * kGiving);
-    barrier_init_fence();
+    start_barriers(memory.at);
   }
   __syncthreads();
 
   Neighbours neighbours;
   if (threadIdx.x >= kConsumers) {
-    if (elected_in(kConsumers / 32)) {
-      const Producer self = {memory.at, &input, &weight, &scale, here, first};
-      const int early = min(count, kStages);
-      for (int i = 0; i < early; ++i) self.fetch_weight(i);  // it was there before the kernel that makes the input
-      wait_for_previous();
-      let_next_start();
-      for (int i = 0; i < early; ++i) self.fetch_input(i);
-      self.fetch_from(early, count);
-    }
+    if (elected_in(kConsumers / 32)) Producer{memory.at, &input, &weight, &scale, here, first}.fetch_all(count);
     __syncwarp();
   } else {
     const Scales weight_scales = scales_of(weight_scale, here, n, k_blocks, first, count);

@@ -43,8 +43,10 @@ __device__ __forceinline__ Neighbours neighbours_of(const float* row_scale, cons
   return of;
 }
 
-// Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it.
-__device__ void reduce(const float* sums, const Neighbours& of, Out* out, int m, int n, const Place& here) {
+// Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it. of_columns: what the
+// tile's rows of the input are multiplied by, in shared memory; nullptr for none.
+__device__ void reduce(const float* sums, const Neighbours& of, Out* out, int m, int n,
+                                       const Place& here, const float* of_columns = nullptr) {
   static_assert(kConsumers % (kRows / 4) == 0, "a thread keeps its columns");
   if (here.row + of.row >= n) return;
   for (int v = here.part * kConsumers + threadIdx.x; v < kColumns * kRows / 4; v += kSplit * kConsumers) {
@@ -59,6 +61,10 @@ __device__ void reduce(const float* sums, const Neighbours& of, Out* out, int m,
         const float4 more = load_remote(shared_address(own), part);
         total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
       }
+    }
+    if (of_columns != nullptr) {
+      const float scale = of_columns[column];
+      total.x *= scale, total.y *= scale, total.z *= scale, total.w *= scale;
     }
     total.x = fmaf(total.x, of.scale.x, of.bias.x), total.y = fmaf(total.y, of.scale.y, of.bias.y);
     total.z = fmaf(total.z, of.scale.z, of.bias.z), total.w = fmaf(total.w, of.scale.w, of.bias.w);

@@ -5,8 +5,13 @@
 // when m is small. The KT_SPLIT blocks of a cluster take a part of k each; the parts are added through distributed
 // shared memory in rank order, so the result is the same every time.
 //
-// Compile-time: KT_COLUMNS (8, 16, 32, 64), KT_STAGES, KT_SPLIT (at most 8), KT_OUT.
+// Compile-time: KT_COLUMNS (8, 16, 32, 64), KT_STAGES, KT_SPLIT (at most 8), KT_OUT, KT_ROW_SCALES (1: the only scales
+// are of whole rows, and sums are multiplied by them when all parts are added).
 #pragma once
+
+#ifndef KT_ROW_SCALES
+#define KT_ROW_SCALES 0
+#endif
 
 #include "hopper.cuh"
 #include "scale_run.cuh"
@@ -16,10 +21,20 @@ constexpr int kRows = 64, kDepth = 128, kConsumers = 128;
 constexpr int kColumns = KT_COLUMNS, kStages = KT_STAGES, kSplit = KT_SPLIT, kSums = kColumns / 2;
 constexpr int kWeightBytes = kRows * kDepth, kInputBytes = kColumns * kDepth;
 constexpr int kScaleBytes = kColumns * 4, kScaleSlot = (kScaleBytes + 127) / 128 * 128;
-using Scales = ScaleRun<true>;
+constexpr bool kRowScales = KT_ROW_SCALES == 1;
 constexpr int kResident = 3;  // blocks that a multiprocessor always has registers for
 
 #include "hopper_split.cuh"
+
+// The weight's scales of a block's rows and its part of k.
+#if KT_ROW_SCALES
+struct Scales {
+  int count;  // of blocks of k
+  __device__ __forceinline__ float of(int) const { return 1.0f; }
+};
+#else
+using Scales = ScaleRun<true>;
+#endif
 
 struct Pipeline {
   uint32_t weight, input, scale;  // shared addresses of stage 0
@@ -28,7 +43,7 @@ struct Pipeline {
 
 // A product that runs, and the scales of its columns: those are read before it starts where registers hold them, else
 // when it has ended. 2112 x 7168 at one row 5.3 instead of 5.5 us; with more columns fewer blocks would find room.
-constexpr bool kScalesFirst = kColumns <= 16;
+constexpr bool kScalesFirst = kColumns <= 16 && !kRowScales;
 struct Part {
   float sums[kSums];
   float2 of_input[kScalesFirst ? kColumns / 8 : 1];
@@ -73,6 +88,11 @@ struct Consumer {
     for (int j = 0; j < kSums; ++j) pin(part.sums[j]);
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
+      if (kRowScales) {
+#pragma unroll
+        for (int e = 4 * j; e < 4 * j + 4; ++e) sum[e] += part.sums[e];
+        continue;
+      }
       const float2 of_input = kScalesFirst ? part.of_input[j] : scales_of(done, j);
       const float left = of_input.x * of_weight, right = of_input.y * of_weight;
       barrier = after(barrier, nothing, of_input.x);
@@ -135,14 +155,14 @@ struct Producer {
 
   __device__ __forceinline__ void fetch_weight(int i) const {
     const int stage = i % kStages;
-    barrier_expect(at.full + stage * 8, kWeightBytes + kInputBytes + kScaleBytes);
+    barrier_expect(at.full + stage * 8, kWeightBytes + kInputBytes + (kRowScales ? 0 : kScaleBytes));
     copy_tile(at.weight + stage * kWeightBytes, weight, (first + i) * kDepth, here.row, at.full + stage * 8);
   }
 
   __device__ __forceinline__ void fetch_input(int i) const {
     const int stage = i % kStages;
     copy_tile(at.input + stage * kInputBytes, input, (first + i) * kDepth, here.column, at.full + stage * 8);
-    copy_tile(at.scale + stage * kScaleSlot, scale, here.column, first + i, at.full + stage * 8);
+    if (!kRowScales) copy_tile(at.scale + stage * kScaleSlot, scale, here.column, first + i, at.full + stage * 8);
   }
 
   // What there are no free stages for at the beginning.
@@ -153,14 +173,32 @@ struct Producer {
       fetch_input(i);
     }
   }
+
+  // All of `count` blocks of k.
+  __device__ __forceinline__ void fetch_all(int count) const {
+    const int early = min(count, kStages);
+    for (int i = 0; i < early; ++i) fetch_weight(i);  // it was there before the kernel that makes the input
+    wait_for_previous();
+    let_next_start();
+    for (int i = 0; i < early; ++i) fetch_input(i);
+    fetch_from(early, count);
+  }
 };
 
-// Those of this block's rows and part of k.
+// By one thread, before the block meets.
+__device__ __forceinline__ void start_barriers(const Pipeline& at) {
+  for (int i = 0; i < kStages; ++i)
+    barrier_init(at.full + i * 8, 1), barrier_init(at.empty + i * 8, kConsumers / 32 * kGiving);
+  barrier_init_fence();
+}
+
+#if !KT_ROW_SCALES
 __device__ __forceinline__ Scales scales_of(const float* weight_scale, const Place& here, int n, int k_blocks, int first,
                                               int count) {
   const int block = min(here.row / 128, (n + 127) / 128 - 1);
   return {weight_scale + static_cast<int64_t>(block) * k_blocks + first, count};
 }
+#endif
 
 // What the threads below kConsumers do: all products of the block, to its partial sums in shared memory.
 __device__ void multiply(const Memory& memory, const Scales& weight_scales, uint32_t nothing) {
@@ -174,11 +212,12 @@ __device__ void multiply(const Memory& memory, const Scales& weight_scales, uint
   spill(reinterpret_cast<float*>(memory.tiles), sum);
 }
 
-// After the partial sums of the block are there: all threads add those of the cluster and store.
+// After the partial sums of the block are there: all threads add those of the cluster and store. of_columns as reduce()
+// has it.
 __device__ __forceinline__ void finish(const Memory& memory, const Neighbours& neighbours, Out* out, int m, int n,
-                                       const Place& here) {
+                                       const Place& here, const float* of_columns = nullptr) {
   if (kSplit > 1) cluster_sync();
   else __syncthreads();
-  if (threadIdx.x < kConsumers) reduce(reinterpret_cast<float*>(memory.tiles), neighbours, out, m, n, here);
+  if (threadIdx.x < kConsumers) reduce(reinterpret_cast<float*>(memory.tiles), neighbours, out, m, n, here, of_columns);
   if (kSplit > 1) cluster_leave();  // not while others read its sums
 }

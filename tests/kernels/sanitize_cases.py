@@ -31,8 +31,9 @@ WIDENED_K, LONG_WIDENED_K = 1056, 4128
 """Multiples of 32 alone, for kernels that pack the weight."""
 
 BLOCK_ROWS = ("hopper_fp8_block", "hopper_fp8_block_fixed", "mma_fp8_block")
+SCALED_ROWS = ("hopper_fp8_rowwise",)
 WIDENED_ROWS = ("hopper_w8a16", "marlin_w8a16")
-KERNELS = (*BLOCK_ROWS, *WIDENED_ROWS)
+KERNELS = (*BLOCK_ROWS, *SCALED_ROWS, *WIDENED_ROWS)
 """The rows of the table whose products are of csrc/cuda. The others that launch from it quantize inputs with it."""
 
 TILES = tuple(
@@ -93,6 +94,9 @@ def cases(table: Table, chip: CudaChip) -> Iterator[Case]:
     def block(k: int, dtype: str, **details: Any) -> Problem:
         return problem("fp8_block_w8a8", k, input=dtype, output=dtype, **details)
 
+    def scaled(k: int, granularity: str, **details: Any) -> Problem:
+        return problem("fp8_w8a8", k, weight_granularity=granularity, **details)
+
     def widened(k: int, granularity: str, **details: Any) -> Problem:
         if granularity == "mxfp8":
             return problem("mxfp8", k, **details)
@@ -105,6 +109,10 @@ def cases(table: Table, chip: CudaChip) -> Iterator[Case]:
     yield Case(block(K, "f32", bias=True), some, BLOCK_ROWS, tiles)
     yield Case(block(K, "bf16", weight_scale="e8m0"), some[:1], BLOCK_ROWS)
     yield Case(block(LONG_K, "bf16"), (1, 8, 17, 100, 200), BLOCK_ROWS, tuple(_forced_blocks(chip)))
+    rows = (1, 8, 17, 40, 70)
+    yield Case(scaled(K, "channel", input_granularity="token", bias=True), rows, SCALED_ROWS)
+    yield Case(scaled(LONG_K, "channel", input_granularity="token", input="f16", output="f16"), rows, SCALED_ROWS)
+    yield Case(scaled(LONG_K, "tensor", input_scaling="static", output="f32", bias=True), rows, SCALED_ROWS)
     rows = (1, 17, 70, 200, 300)
     yield Case(widened(WIDENED_K, "channel", bias=True), rows, WIDENED_ROWS, WIDE)
     yield Case(widened(WIDENED_K, "tensor", input="f16", output="f16"), rows, WIDENED_ROWS)

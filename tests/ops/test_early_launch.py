@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from pathlib import Path
 from struct import Struct
 from types import SimpleNamespace
 
@@ -74,11 +76,20 @@ def test_an_instance_is_launched_early_where_the_chip_can(monkeypatch, name, ear
     assert asked == [early, False]
 
 
+def with_headers(path: Path) -> list[str]:
+    """The text of a source and those of what it includes, but for the header of these functions themselves."""
+    code = path.read_text()
+    names = [name for name in re.findall(r'^#include "(.+)"', code, re.MULTILINE) if name != "overlap.cuh"]
+    return [code, *(text for name in names for text in with_headers(csrc_folder() / "include" / name))]
+
+
 def test_device_code_that_is_launched_early_waits_before_it_lets_the_next_one_start():
     products = [Product(m, 4096, 4096, 132) for m in (1, 64, 128, 4096)]
     found = {one for kernel in MODULES for one in instances(kernel, products, [("bf16", "bf16")])}
     early = {one.file for one in found if one.early}
     assert {"cuda/quantize_block.cu", "cuda/quantize_token.cu", "cuda/quantize_tensor.cu"} <= early
     for file in early:
-        code = (csrc_folder() / file).read_text()
-        assert 0 < code.find("wait_for_previous()") < code.find("let_next_start()"), file
+        lets = [code for code in with_headers(csrc_folder() / file) if "let_next_start()" in code]
+        assert lets, file
+        for code in lets:
+            assert 0 < code.find("wait_for_previous()") < code.find("let_next_start()"), file

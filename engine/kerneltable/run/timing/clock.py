@@ -24,8 +24,9 @@ Where a kernel asks the cache to evict its weight first, a part of them stays th
 to 8 % so, and next to nothing with 2 GiB."""
 
 MOST_COPIES = 16
-TURNS = 3
-"""Slices of each entry: a clock that drifts with power and heat does so under all entries alike."""
+TURNS = 4
+"""Slices of each entry, every other turn in the opposite order: a clock that drifts with power and heat does so under
+all entries alike. Always in the same order, what comes behind something light gained up to 5 %."""
 
 LAUNCHES_IN_A_GRAPH = 20
 REPLAYS = 15
@@ -81,14 +82,15 @@ def in_turns(entries: Sequence[Sequence[Call]], device: torch.device) -> list[Sp
 
 
 def take_turns(builds: Sequence[Callable[[], Slice]], turns: int) -> list[Spread | str]:
-    """Build and warm what is timed, then run a slice of each in every turn.
+    """Build and warm what is timed, then run a slice of each in every turn, backwards in every other one.
 
     returns  for each the times of all its slices, or in one line what it raised; that stops no other
     """
     slices = [attempted(build) for build in builds]
     times: list[list[float]] = [[] for _ in builds]
-    for _ in range(turns):
-        for place, run in enumerate(slices):
+    for turn in range(turns):
+        for place in range(len(slices))[:: 1 if turn % 2 == 0 else -1]:
+            run = slices[place]
             found = run if isinstance(run, str) else attempted(run)
             if isinstance(found, str):
                 slices[place] = found
