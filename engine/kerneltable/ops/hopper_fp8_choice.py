@@ -59,11 +59,11 @@ cluster adds; for 128 of k and 128 rows, and for each 128 columns of a tile; byt
 the L2 cache to all multiprocessors. For 56 products at 80 to 256 rows its choice took 0.7 % longer than the fastest of
 ten instances, 8 % at most (2026-11-22)."""
 
-DIVIDING, ADDING = 8, 6
+DIVIDING, ADDING = 12, 8
 """For many rows, what dividing tiles along k costs: blocks (products of 128 x 128 x 128), and as many for each part of
 a tile and 128 of its columns."""
 
-SCATTERED, FEW_WAVES = 0.1, 4
+SCATTERED, FEW_WAVES = 0.1, 9
 """What products of tiles narrower than 256 columns take more if they are divided, since those that run together stand
 at different places of k then and find less in the L2 cache; and up to how many waves they are."""
 
@@ -77,13 +77,13 @@ FEW_BLOCKS = 8
 """Blocks of k beyond which warps of their own start the stores of a tile of 256 columns: 10240 x 5120 at 8192 rows
 takes 740 instead of 769 us then, 24576 x 1536 at 4096 278 instead of 285, but 32768 x 512 162 instead of 159."""
 
-COLUMN_COSTS, TILE, TILE_APART = MappingProxyType({128: 1.0, 192: 1.06, 256: 1.02}), 0.5, 1.0
+COLUMN_COSTS, TILE = MappingProxyType({128: 1.0, 192: 1.06, 256: 1.02}), 1.0
 """Columns of a tile for many rows -> what a column takes beside one of a tile of 128, and what a tile takes beside its
-products, in blocks; the latter with warps of their own that store. A wider tile moves fewer bytes through caches and
-shared memory for as many products, a narrower one runs two products at a time. Fitted, with the numbers above, to 40
-products of 15 weights at 1024 to 8192 rows, timed as `kerneltable bench` does, half of them behind a quantizer: the
-choice took 0.5 % longer than the fastest of eight on average, 4 % at most (2026-11-22). Where each of many outputs has
-memory of its own, wide tiles take up to 8 % longer: timings of that kind mislead."""
+products, in blocks. A wider tile moves fewer bytes through caches and shared memory for as many products, a narrower
+one runs two products at a time. Fitted, with the numbers above, to 40 products of 15 weights at 1024 to 8192 rows,
+timed three times as `kerneltable bench` does: the choice took 0.5 % longer than the fastest of eight on average, 4 % at
+most (2026-11-22). Two kinds of timings mislead: where each of many outputs has memory of its own wide tiles take up to
+8 % longer, and what always comes behind something light, or first, up to 5 % less."""
 
 WEIGHT, INPUT, NOTHING = 0, 1, 2
 """KT_COMMON: what two blocks of hopper_fp8_block.cu share. Up to 128 rows nothing is best (32768 x 512: 8.7 instead of
@@ -236,7 +236,7 @@ def _tiled(m: int, n: int, blocks: int, pairs: int) -> Tiled:
     for columns, each in COLUMN_COSTS.items():
         tiles, narrow = -(-m // 256) * -(-n // columns), columns < 256
         apart = not narrow and blocks > FEW_BLOCKS
-        block = blocks * columns / 128 * each + (TILE_APART if apart else TILE)
+        block = blocks * columns / 128 * each + TILE
         whole, divided = -(-tiles // pairs) * block, float("inf")
         if (parted := tiles_to_divide(tiles, pairs)) and not (narrow and tiles > FEW_WAVES * pairs):
             products = (tiles + parted * (SCATTERED if narrow else 0)) / pairs * block
