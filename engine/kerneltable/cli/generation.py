@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.output import print_json
-from kerneltable.cli.run import TOKENS
 from kerneltable.cli.run_text import memory_line
 from kerneltable.errors import CheckpointError
 
 if TYPE_CHECKING:
     from kerneltable.model import Table
     from kerneltable.run.checkpoints.generation import Generated
+
+TOKENS = 64
+"""Default of --tokens."""
 
 
 def answer(folders: Sequence[tuple[str, Path]], skipped: Sequence[str], table: Table, args: argparse.Namespace) -> int:

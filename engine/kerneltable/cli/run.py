@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from kerneltable.run.ledger import SetAside
     from kerneltable.run.timing.measure import Failed, Measured
 
-
-ROWS, TOKENS = 16, 64
-"""Defaults of --m and --tokens."""
+ROWS = 16
+"""Default of --m."""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
