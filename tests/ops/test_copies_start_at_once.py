@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kerneltable.ops import hopper_fp8_block as fp8
-from kerneltable.ops import hopper_fp8_choice, hopper_w8a16_variants, nvrtc
+from kerneltable.ops import hopper_fp8_choice, hopper_fp8_rowwise, hopper_w8a16_variants, nvrtc
 from kerneltable.ops.cuda_chip import cuda_chip
 from kerneltable.ops.cuda_code import Instance, compiled
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW
@@ -40,6 +40,7 @@ def instances() -> list[Instance]:
     widened = [Variant(1, 8, 4, 8, 5), Variant(2, 16, 5, 4, 2), Variant(2, 128, 4, 1), Wide(1), Wide(2, divide=True)]
     return [
         *(fp8.instance_of(choice, "bf16") for choice in (*tiles, tiled(256, WEIGHT, apart=True), *few)),
+        *(hopper_fp8_rowwise.instance_of(choice, "bf16") for choice in few),
         *(
             hopper_w8a16_variants.instance_of(choice, scales, "bf16", "bf16")
             for choice in widened
