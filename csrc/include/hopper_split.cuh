@@ -45,8 +45,8 @@ __device__ __forceinline__ Neighbours neighbours_of(const float* row_scale, cons
 
 // Each of the blocks that split k adds its share of the tile over all parts, in order, and stores it. of_columns: what the
 // tile's rows of the input are multiplied by, in shared memory; nullptr for none.
-__device__ void reduce(const float* sums, const Neighbours& of, Out* out, int m, int n,
-                                       const Place& here, const float* of_columns = nullptr) {
+__device__ void reduce(const float* sums, const Neighbours& of, Out* out, int m, int n, const Place& here,
+                       const float* of_columns = nullptr) {
   static_assert(kConsumers % (kRows / 4) == 0, "a thread keeps its columns");
   if (here.row + of.row >= n) return;
   for (int v = here.part * kConsumers + threadIdx.x; v < kColumns * kRows / 4; v += kSplit * kConsumers) {
