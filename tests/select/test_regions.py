@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_tables import details, devices, grid, holds, place_of, tables
 
-from kerneltable.model import MultipleOf, Problem, Range
+from kerneltable.model import MultipleOf, Problem, Range, Terms
 from kerneltable.select import complete, device, select
 from kerneltable.select.atoms import cells_of
 from kerneltable.select.boxes import joined, meet, minus, minus_all
@@ -115,6 +115,26 @@ def test_regions_and_select_agree_on_every_small_problem(made, data):
     for problem in grid(made, finite):
         holding = [kernel for kernel, box in parts if holds(space, box, problem)]
         assert holding == [select(made, chip, problem).kernel], problem
+
+
+def test_a_step_that_takes_no_row_at_all_needs_no_copy_of_the_weights():
+    """No layer has no rows, but a problem may, and both ways to ask give it the same kernel."""
+    none = replace(kernel("none", at_most("accepts.m.max", 0)), layout="tiles")
+    two = replace(kernel("two", at_most("accepts.m.max", 2)), layout="tiles")
+    others = dict.fromkeys((0, 1, None), "reference")
+    for name, expected in (("none", others | {0: "none"}), ("two", others)):
+        asked = replace(route("fp8", "cuda", name, "reference"), terms=Terms(0))
+        made = table(asked, rows={"none": none, "two": two})
+        chip, space = device("sm90", made), space_of("fp8", made)
+        for m, wanted in expected.items():
+            problem = complete(made.schemes["fp8"], Problem("fp8", n=1, k=1, m=m))
+            assert select(made, chip, problem).kernel == wanted
+            places = [place_of(axis, problem) for axis in space.axes]
+            winning = [
+                one.kernel for one in winners(made, chip, space) for box in one.boxes
+                if all(mask >> place & 1 for mask, place in zip(box, places, strict=True))
+            ]  # fmt: skip
+            assert winning == [wanted]
 
 
 @FEW

@@ -30,12 +30,16 @@ class Budget:
             return None
         return cls(copies, space.full[-1], space.ordinary[-1], {frozenset(): [space.full]})
 
-    def allows(self, layout: str, boxes: Sequence[Box]) -> list[Box]:
-        """The part of the boxes whose layers have a copy in this layout, need none, or may make one more."""
+    def allows(self, layout: str, boxes: Sequence[Box], left: Sequence[Box]) -> list[Box]:
+        """The part of the boxes whose layers have a copy in this layout, need none, or may make one more.
+
+        left   what no step before has won: where a layer would win no m of at least 1 and no unknown one, it needs none
+        """
         if layout == CHECKPOINT:
             return list(boxes)
         open_to = [box for kept, at in self.held.items() if layout in kept or len(kept) < self.copies for box in at]
-        return meet_all(boxes, open_to)
+        wanted = [(*box[:-1], self.full_m) for box in meet_all(boxes, left) if box[-1] & self.real_m]
+        return [*meet_all(boxes, open_to), *minus_all(boxes, [*open_to, *wanted])]
 
     def keep(self, layout: str, won: Iterable[Box]) -> None:
         """Note a copy for the layers that have an m (of at least 1, or unknown) in these boxes."""

@@ -50,7 +50,7 @@ def winners(
     found = []
     for step in steps:
         taken = accepted(table, device, space, step, route=route)
-        taken = taken if budget is None else budget.allows(table.kernels[step.kernel].layout, taken)
+        taken = taken if budget is None else budget.allows(table.kernels[step.kernel].layout, taken, left)
         won = joined(meet_all(left, taken))
         if won:
             found.append(Winner(step, tuple(won)))
