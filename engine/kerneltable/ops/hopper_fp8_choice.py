@@ -75,7 +75,7 @@ TILES = MappingProxyType({64: (8, 1), 128: (6, 1), 192: (5, 1), 256: (4, 2)})
 
 FEW_BLOCKS = 8
 """Blocks of k beyond which warps of their own start the stores of a tile of 256 columns: 10240 x 5120 at 8192 rows
-takes 740 instead of 769 us then, 24576 x 1536 at 4096 278 instead of 285, but 32768 x 512 162 instead of 159."""
+takes 720 instead of 788 us then, 24576 x 1536 at 4096 278 instead of 291, 32768 x 512 at 4096 147 instead of 146."""
 
 COLUMN_COSTS, TILE = MappingProxyType({128: 1.0, 192: 1.06, 256: 1.02}), 1.0
 """Columns of a tile for many rows -> what a column takes beside one of a tile of 128, and what a tile takes beside its
