@@ -12,7 +12,7 @@
 // and its first tiles are widened then: a launch waits 0.5 to 2.6 us for the input, and then until all that has come
 // meanwhile is widened.
 //
-// Compile-time: KT_GROUPS (1 to 3), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_ONCE (1: what is read of the weight
+// Compile-time: KT_GROUPS (1 to 4), KT_COLUMNS (8 to 128), KT_STAGES, KT_SPLIT, KT_ONCE (1: what is read of the weight
 // makes room in the L2 cache first), KT_SCALES, KT_IN, KT_OUT.
 #include "hopper_widened.cuh"
 #include "scale_run.cuh"

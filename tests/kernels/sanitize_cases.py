@@ -21,6 +21,7 @@ from kerneltable.ops.cuda_quantize_rows import TensorQuantizer, TokenQuantizer
 from kerneltable.ops.cuda_vectors import Place
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK
 from kerneltable.ops.hopper_fp8_choice import INPUT, NOTHING, WEIGHT, Parted, Tiled
+from kerneltable.ops.hopper_w8a16_few import Variant
 from kerneltable.select import complete
 
 N = 400
@@ -143,7 +144,7 @@ def _forced_widened(chip: CudaChip, scales: int) -> Iterator[Forced]:
     products = cuda_instances.usual(chip.multiprocessors)[::7]
     variant = hopper_w8a16_variants.variant.__wrapped__
     for choice in one_of_each_kind({variant(*one[:3], scales, one.multiprocessors) for one in products}):
-        if isinstance(choice, hopper_w8a16_variants.Variant):
+        if isinstance(choice, Variant):
             yield Forced("hopper_w8a16", _tail_of(choice.columns), (choice,))
     yield from WIDE
     own = chain.from_iterable(marlin_w8a16.VARIANTS.values())

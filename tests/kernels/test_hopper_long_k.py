@@ -9,7 +9,8 @@ from hopper_layers import ON_HOPPER, this_chip
 from kerneltable.ops import hopper_fp8_block, hopper_fp8_choice, hopper_w8a16
 from kerneltable.ops.cuda_quantize import quantize_block_by_column
 from kerneltable.ops.fragment_tiles import BY_BLOCK, pack
-from kerneltable.ops.hopper_w8a16_variants import Variant, variant
+from kerneltable.ops.hopper_w8a16_few import LARGE_STAGES, STAGES, Variant
+from kerneltable.ops.hopper_w8a16_variants import variant
 from kerneltable.run.oracle import error_over_bound
 
 N, BLOCKS = 80, 547
@@ -56,4 +57,16 @@ def test_16_bit_inputs_meet_the_scale_of_their_block(m: int) -> None:
     x = torch.randn(m, K, device="cuda").bfloat16()
     packed = pack(codes.view(torch.uint8), None)
     out = hopper_w8a16.product(x, packed, scales, None, N, BY_BLOCK, ("bf16", "bf16"), here)
+    assert_right(out, x.double(), weight, "mma_f32")
+
+
+@pytest.mark.parametrize("m", [5, 16, 29, 64])
+@pytest.mark.parametrize(("groups", "split"), [(2, 2), (3, 4), (4, 1), (4, 3)])
+def test_large_blocks_reach_past_the_last_row_of_the_weight(m: int, groups: int, split: int) -> None:
+    codes, scales, weight = weights()
+    columns = next(columns for columns in STAGES if columns >= m)
+    x = torch.randn(m, K, device="cuda").bfloat16()
+    packed = pack(codes.view(torch.uint8), None)
+    choice = Variant(groups, columns, LARGE_STAGES, split, 1, once=m == 5)
+    out = hopper_w8a16.product(x, packed, scales, None, N, BY_BLOCK, ("bf16", "bf16"), this_chip(), choice)
     assert_right(out, x.double(), weight, "mma_f32")

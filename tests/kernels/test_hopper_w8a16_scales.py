@@ -17,8 +17,9 @@ from kerneltable.model import Problem
 from kerneltable.ops import hopper
 from kerneltable.ops import hopper_w8a16 as op
 from kerneltable.ops.cuda_chip import CudaChip, cuda_chip
-from kerneltable.ops.fragment_tiles import BY_BLOCK, BY_ROW
-from kerneltable.ops.hopper_w8a16_variants import RESCALED, Variant, Wide
+from kerneltable.ops.fragment_tiles import BY_BLOCK, BY_ROW, RESCALED
+from kerneltable.ops.hopper_w8a16_few import Variant
+from kerneltable.ops.hopper_w8a16_variants import Wide
 from kerneltable.run.oracle import error_over_bound
 from kerneltable.table import load_table
 

@@ -16,9 +16,10 @@ from kerneltable.ops import hopper_fp8_block as fp8
 from kerneltable.ops import hopper_fp8_choice, hopper_fp8_rowwise, hopper_w8a16_variants, nvrtc
 from kerneltable.ops.cuda_chip import cuda_chip
 from kerneltable.ops.cuda_code import Instance, compiled
-from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW
+from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW, RESCALED
 from kerneltable.ops.hopper_fp8_choice import INPUT, NOTHING, WEIGHT, Stream, tiled
-from kerneltable.ops.hopper_w8a16_variants import RESCALED, Variant, Wide
+from kerneltable.ops.hopper_w8a16_few import Variant
+from kerneltable.ops.hopper_w8a16_variants import Wide
 from kerneltable.ops.settings import CompileSettings
 from kerneltable.table import load_table
 

@@ -11,20 +11,10 @@ import torch
 from kerneltable.ops import hopper, hopper_w8a16
 from kerneltable.ops.cuda_chip import CudaChip, cuda_chip
 from kerneltable.ops.cuda_code import Instance, Product
-from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW
+from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW, RESCALED
 from kerneltable.ops.hopper import FITTING
-from kerneltable.ops.hopper_w8a16_variants import (
-    RESCALED,
-    SPLITS,
-    STAGES,
-    Variant,
-    Wide,
-    clusters,
-    instance_of,
-    instances,
-    rows_of_each,
-    variant,
-)
+from kerneltable.ops.hopper_w8a16_few import SPLITS, STAGES, Variant, clusters
+from kerneltable.ops.hopper_w8a16_variants import Wide, instance_of, instances, rows_of_each, variant
 from kerneltable.table import load_table
 
 CHIP = cuda_chip(load_table().platforms["cuda"].architectures["sm90"], 132)
@@ -105,6 +95,15 @@ def test_a_block_of_large_tiles_has_a_multiprocessor_for_itself(choice, scales):
         ((1, 5120, 25600), BY_ROW, 3),
         ((64, 5120, 25600), BY_ROW, 3),
         ((1, 7168, 16384), BY_ROW, 2),
+        ((64, 7168, 16384), BY_ROW, 3),
+        ((1, 28672, 4096), BY_ROW, 4),
+        ((64, 28672, 8192), BY_ROW, 4),
+        ((64, 28672, 8192), BY_BLOCK, 1),
+        ((8, 6144, 16384), BY_BLOCK, 3),
+        ((1, 18432, 7168), BY_BLOCK, 1),
+        ((16, 18432, 7168), BY_BLOCK, 3),
+        ((32, 14336, 14336), BY_32, 4),
+        ((64, 14336, 14336), RESCALED, 2),
         ((16, 8192, 28672), BY_ROW, 1),
         ((64, 8192, 28672), BY_ROW, 2),
         ((16, 10240, 5120), BY_ROW, 1),
@@ -123,7 +122,7 @@ def test_few_rows_and_a_long_k_take_large_blocks_where_they_were_faster(size, sc
     assert found.groups == groups
     assert found.together <= 2 or groups == 1
     share = -(-size[1] // (64 * groups)) * found.split / (132 * found.together)
-    assert groups == 1 or 0.8 <= share <= FITTING[found.split]
+    assert groups == 1 or 0.72 <= share <= FITTING[found.split]
 
 
 @pytest.mark.parametrize("scales", SCALES)
@@ -135,7 +134,7 @@ def test_large_blocks_fit_a_multiprocessor_whatever_a_scale_covers(scales):
         for k in (5120, 16384, 28672)
         if (found := variant(m, n, k, scales, 132)).groups > 1
     }
-    assert {found.groups for found in large} == {2, 3}
+    assert {found.groups for found in large} == {2, 3, 4}
     for found in large:
         assert found.stages >= 4
         assert instance_of(found, scales, "bf16", "f32").shared_bytes + barriers_of(found) <= CHIP.shared_bytes
@@ -179,7 +178,7 @@ def test_blocks_of_two_groups_leave_half_a_multiprocessor_to_the_next_launch_if_
 def test_a_weight_that_outgrows_the_cache_makes_room_first_where_that_pays(scales):
     sizes = ((5120, 25600), (8192, 8192))
     asked = {(m, size): variant(m, *size, scales, 132) for m in (1, 9, 16, 17) for size in sizes}
-    assert {key for key, one in asked.items() if one.once} == {(9, (5120, 25600)), (16, (5120, 25600))}
+    assert {key for key, one in asked.items() if one.once} == {(m, (5120, 25600)) for m in (1, 9, 16)}
 
 
 def test_clusters_of_three_leave_room_that_clusters_of_two_and_four_take():

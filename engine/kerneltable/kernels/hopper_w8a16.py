@@ -10,9 +10,10 @@ import torch
 from kerneltable.ops import hopper_w8a16 as op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_launch import TensorMap
-from kerneltable.ops.fragment_tiles import BY_BLOCK, DEPTH, codes_of, pack, scales_of, tensors_of
+from kerneltable.ops.fragment_tiles import BY_BLOCK, DEPTH, RESCALED, codes_of, pack, scales_of, tensors_of
 from kerneltable.ops.hopper import ceil_div, output_of, settle
-from kerneltable.ops.hopper_w8a16_variants import RESCALED, Variant, Wide, rows_of_each
+from kerneltable.ops.hopper_w8a16_few import Variant
+from kerneltable.ops.hopper_w8a16_variants import Wide, rows_of_each
 from kerneltable.ops.wide_bias import WideBias
 
 if TYPE_CHECKING:

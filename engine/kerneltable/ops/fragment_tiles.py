@@ -18,6 +18,10 @@ EXPONENT_BYTES = TILE_BYTES // 32
 BY_ROW, BY_BLOCK, BY_32 = 0, 1, 2
 """KT_SCALES: one scale a row (or for all), one a block of 128 x 128, one e8m0 for 32 columns of a row."""
 
+RESCALED = 3
+"""As BY_BLOCK, for scales with which one sum can change its unit from block to block (hopper_w8a16.rescales). Wide
+tiles do so; narrower ones are faster with a second sum."""
+
 EXACT_EXPONENTS = {"bf16": (16, 134), "f16": (112, 134)}
 """e8m0 codes between which every e4m3 value times its scale is a normal or exact number of the input's type, and the
 scale times the constant that widens the code still a power of two that the type has."""

@@ -14,7 +14,8 @@ from kerneltable.ops.cuda_code import load
 from kerneltable.ops.cuda_launch import Function, TensorMap
 from kerneltable.ops.fragment_tiles import DEPTH, EXACT_EXPONENTS
 from kerneltable.ops.hopper import FLAGS, PARTS_BYTES, ceil_div, map_of, output_of, tensor_map, tiles_to_divide
-from kerneltable.ops.hopper_w8a16_variants import WIDE_COLUMNS, Variant, Wide, instance_of, variant
+from kerneltable.ops.hopper_w8a16_few import Variant
+from kerneltable.ops.hopper_w8a16_variants import WIDE_COLUMNS, Wide, instance_of, variant
 from kerneltable.ops.stream_memory import memory_of
 
 BESIDE = 1024 + 256
