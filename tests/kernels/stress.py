@@ -23,6 +23,7 @@ from threading import Thread
 import torch
 from hopper_layers import layer, this_chip
 
+from kerneltable.kernels.hopper_fp8_rowwise import Kernel as ByRows
 from kerneltable.kernels.hopper_w8a16 import Kernel as WideInputs
 from kerneltable.model import Problem
 from kerneltable.ops.hopper_fp8_choice import WEIGHT, tiled
@@ -57,6 +58,14 @@ def weight_only(n: int, k: int, granularity: str) -> WideInputs:
     return WideInputs(problem, weight=weight, weight_scale=scale, chip=this_chip())
 
 
+def by_rows(n: int, k: int) -> ByRows:
+    """A layer of hopper_fp8_rowwise for up to 64 rows; two launches a call."""
+    weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
+    scale = (torch.rand(n, 1, device="cuda") + 0.5) * k**-0.5
+    problem = Problem("fp8_w8a8", m=1, n=n, k=k, output="bf16", weight_granularity="channel", input_granularity="token")
+    return ByRows(problem, weight=weight, weight_scale=scale, chip=this_chip())
+
+
 def calls() -> dict[str, Call]:
     """Few rows with k in up to eight parts, in one launch and in two; some rows in parts; many with divided tiles."""
     found: dict[str, Call] = {}
@@ -76,7 +85,11 @@ def calls() -> dict[str, Call]:
             if m == 1024:
                 wide = partial(lambda kernel, x: kernel.product(kernel.quantize(x), choice=WIDEST), kernel)
                 found[f"hopper_fp8_block {n} x {k}, m={m}, widest tiles"] = with_inputs(wide, m, k)
-    for n, k, rows in ((4096, 7168, (1, 16, 64, 128)), (2112, 7168, (1, 1024))):
+    for n, k, rows in ((2112, 7168, (1, 8, 64)), (10240, 5120, (16,))):
+        kernel = by_rows(n, k)
+        for m in rows:
+            found[f"hopper_fp8_rowwise {n} x {k}, m={m}"] = with_inputs(partial(kernel, bias=None), m, k)
+    for n, k, rows in ((4096, 7168, (1, 16, 64, 128)), (2112, 7168, (1, 1024)), (6144, 16384, (8, 64))):
         for granularity in ("channel", "block"):
             kernel = weight_only(n, k, granularity)
             for m in rows:

@@ -18,10 +18,10 @@ Call = Callable[[], object]
 Slice = Callable[[], list[float]]
 """Runs what is timed for one turn: microseconds a call, of each replay or call that counts."""
 
-ROTATED_BYTES = 256 * 2**20
-"""Weights that take turns hold at least this: five times the L2 cache of an H200, so that each is read from memory.
-Where a kernel asks the cache to evict its weight first, a part of them stays there until its turn: small ones gained up
-to 8 % so, and next to nothing with 2 GiB."""
+ROTATED_BYTES = 512 * 2**20
+"""Weights that take turns hold at least this: ten times the L2 cache of an H200, so that each is read from memory.
+Where a kernel asks the cache to evict its weight first, a part of them stays there until its turn: with half as much,
+small ones gained up to 8 % so, and next to nothing with 2 GiB."""
 
 MOST_COPIES = 16
 TURNS = 4
