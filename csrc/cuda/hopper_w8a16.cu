@@ -25,8 +25,9 @@ constexpr int kWeightBytes = kGroups * kTileBytes, kInputBytes = kColumns * kDep
 constexpr bool kMoveRegisters = kGroups == 2 && kColumns >= 128;  // from a producing warpgroup to the consuming ones
 constexpr int kThreads = kConsumers + (kMoveRegisters ? 128 : 32);
 constexpr bool kAhead = kColumns >= 128;  // the next block is widened while one is multiplied
-// With few columns five blocks of five warps share a multiprocessor. They leave a thread 72 registers, as 896 threads do.
-constexpr bool kFive = kGroups == 1 && kColumns == 8;
+// With few columns five blocks of five warps share a multiprocessor (of 16 columns with three stages, as there is room
+// for). They leave a thread 72 registers, as 896 threads do.
+constexpr bool kFive = kGroups == 1 && (kColumns == 8 || (kColumns == 16 && kStages == 3));
 constexpr int kBoundThreads = kFive ? 448 : kThreads, kBoundBlocks = kFive ? 2 : 1;
 using Scales = ScaleRun<KT_SCALES == 1 && kColumns <= 32>;
 

@@ -20,8 +20,10 @@ STAGES = MappingProxyType({8: (10, 7, 5, 4), 16: (9, 5, 4, 3), 32: (6, 4, 3), 64
 FEWEST = 16
 """Columns up to which `_few` chooses."""
 
-PARTS = MappingProxyType({1: 1.0, 2: 1.0, 3: 0.92, 4: 0.91, 5: 0.86, 8: 0.86})
-"""Parts of k that `_few` considers -> share of the room for blocks that clusters of so many fill at most."""
+PARTS = MappingProxyType({1: 1.0, 2: 1.0, 3: 0.92, 4: 0.91, 5: 0.86, 7: 0.85, 8: 0.86})
+"""Parts of k that `_few` considers -> share of the room for blocks that clusters of so many fill at most. Seven only
+with five blocks to a multiprocessor, of which fewer would not hold them (4608 x 7168, one row: 9.6 to 9.9, not 10.4 to
+11.5 us), and with four of FEWEST columns (4096 x 7168: 9.6, not 9.7)."""
 
 ROOM_USED, ROOM_WEIGHT, TOO_FULL, TOO_EMPTY = 0.765, 0.233, 1.65, 12.0
 MORE_PARTS, PARTS_WEIGHT, WEIGHT = 0.25, 0.094, 30e6
@@ -155,6 +157,7 @@ def _few(columns: int, n: int, k: int, scales: int, multiprocessors: int) -> Var
         groups, split = _large([(2, PAIR_BLOCKS, 0.8)], n, blocks, multiprocessors)
         if groups:
             return Variant(2, columns, HALF // stage_bytes(2, columns, scales), split, 2)
+    only_five = n * k <= HUGE and 4 * multiprocessors < 2 * tiles
     used, more = ROOM_USED + ROOM_WEIGHT * weight, MORE_PARTS - PARTS_WEIGHT * weight
     best, even, choice = -math.inf, 1.0, Variant(1, columns, STAGES[columns][-1], 1, len(STAGES[columns]) + 1)
     for split, packed in PARTS.items():
@@ -165,8 +168,10 @@ def _few(columns: int, n: int, k: int, scales: int, multiprocessors: int) -> Var
             share = tiles * split / (together * multiprocessors)
             if together < each or share > (packed if together > 2 else FITTING.get(split, packed)):
                 continue
-            if together > 4 and split > 1 and columns == FEWEST:
-                continue  # they take more than 72 registers a thread, with which five blocks have none left
+            if split == 7 and (together != 5 or share > 0.8 if columns < FEWEST else together != 4 or share < 0.8):
+                continue
+            if together > 4 and split > 1 and columns == FEWEST and not (only_five and split == 2):
+                continue  # with three stages and 72 registers a thread they are slower
             alike = _alike(tiles * split, multiprocessors)
             score = alike + more * math.log(split) - (TOO_FULL if share > used else -TOO_EMPTY) * (share - used)
             if score > best:
