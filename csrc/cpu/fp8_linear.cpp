@@ -114,7 +114,8 @@ static void pack_rows(void* context) {
     for (int64_t row; (row = work.next++) < work.rows.rows;) work.path.pack(work.job, work.rows, row, line);
 }
 
-// For one row, shares of what is left: long runs of memory at first, single parts at the end. For more rows one part.
+// For one row, shares of what is left: long runs of memory at first, single parts at the end. For more rows one part of the
+// columns of one chunk of rows, all of a chunk before the next one.
 static bool take_parts(Work& work, int64_t parts, int64_t& first, int64_t& count) {
     first = work.next;
     do {
@@ -128,12 +129,14 @@ static bool take_parts(Work& work, int64_t parts, int64_t& first, int64_t& count
 static void multiply_columns(void* context) {
     Work& work = *static_cast<Work*>(context);
     const KeepSubnormals mode;
-    float* scratch = scratch_of(work, work.path.scratch_floats(work.rows.rows, work.panels));
+    const int64_t height = work.rows.rows, width = work.panels * work.path.columns, across = ceil_div(work.job.n, width);
+    float* scratch = scratch_of(work, work.path.scratch_floats(smaller(CHUNK, height), work.panels));
     if (!scratch) return;
-    const int64_t width = work.panels * work.path.columns;
-    for (int64_t first, count; take_parts(work, ceil_div(work.job.n, width), first, count);) {
+    for (int64_t first, count; take_parts(work, across * ceil_div(height, CHUNK), first, count);) {
         for (int64_t part = first; part < first + count; ++part) {
-            work.path.multiply(work.job, work.rows, part * width, work.panels, scratch);
+            const int64_t start = part / across * CHUNK;
+            const Rows rows = work.rows.part(start, smaller(CHUNK, height - start));
+            work.path.multiply(work.job, rows, part % across * width, work.panels, scratch);
         }
     }
 }
@@ -143,6 +146,14 @@ static void share(Work& work, Pool::Body body, int64_t parts, int64_t steps) {
     const int64_t threads = steps < 100000 ? 1 : smaller(work.job.threads, parts);
     work.next = 0;
     pool().run(static_cast<int>(threads), body, &work);
+}
+
+// Panels of columns that are multiplied with one depth block of rows while a cache holds that, if every thread still has
+// some parts.
+static int panels_of(const kt_fp8_job& job, const Path& path, int64_t height) {
+    int panels = height > 16 ? 8 : 1;
+    while (panels > 1 && ceil_div(job.n, panels * path.columns) * ceil_div(height, CHUNK) < 4 * job.threads) panels /= 2;
+    return panels;
 }
 
 static int run(const kt_fp8_job& job, const Path& path) {
@@ -155,11 +166,12 @@ static int run(const kt_fp8_job& job, const Path& path) {
     const int64_t height = smaller(job.m, HEIGHT), depth = ceil_div(job.k, DEPTH) * DEPTH;
     work.rows.packed = packed_memory.get(height * depth);
     if (!work.rows.packed && height * depth > 0) return KT_NO_MEMORY;
-    work.panels = height > 16 ? 4 : 1;
-    const int64_t parts = ceil_div(job.n, work.panels * path.columns);
+    work.panels = panels_of(job, path, height);
+    const int64_t across = ceil_div(job.n, work.panels * path.columns);
     for (int64_t first = 0; first < job.m && !work.failed; first += height) {
-        work.rows.first = first, work.rows.rows = smaller(height, job.m - first);
+        work.rows.first = first, work.rows.rows = work.rows.height = smaller(height, job.m - first);
         share(work, pack_rows, work.rows.rows, work.rows.rows * job.k);
+        const int64_t parts = across * ceil_div(work.rows.rows, CHUNK);
         if (!work.failed) share(work, multiply_columns, parts, job.n * job.k);
     }
     return work.failed ? KT_NO_MEMORY : KT_OK;
