@@ -62,8 +62,9 @@ groups that fill LAST_SHARE, with EVEN_BLOCKS (with scales of blocks for more th
 registers for a second sum of 64 columns. 28672 x 8192 at 64 rows takes 0.65 (scales of rows) and 0.77 (32 columns) of
 the time of small blocks, 14336 x 14336 at 32 rows 0.82 to 0.92 of that of two groups, 18432 x 7168 0.87 to 0.97.
 
-Fitted to 19 weights with each kind of scale, 1 to 64 rows, copies of 2 GB. Where the choice changed for 20 others, it
-takes 2.8 % less than before on average, from 2 % more to 16 % less (H200, 2026-11-22)."""
+Fitted to 19 weights with each kind of scale, 1 to 64 rows, copies of 2 GB. Where the choice changed for 20 others it
+took 2.8 % less than before on average; two shapes took up to 5 % more, for which LAST_SHARE was then narrowed (H200,
+2026-11-22)."""
 
 LARGE_STAGES = 4
 """Of a large block that is alone on a multiprocessor: more are mostly slower, though there is room for seven or eight
