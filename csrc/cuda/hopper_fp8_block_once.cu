@@ -6,9 +6,6 @@
 // q and q_scale lie in memory as quantize_block.cu leaves them, byte for byte, and the sums are those of
 // hopper_fp8_block_stream.cu with the same numbers, bit for bit.
 //
-// The input is cut into `shares`. A block takes a ticket for the next one until there is none left, and waits for the
-// shares of others only then. So each share is with a block that runs, however few of them find room beside other work.
-//
 // k is a multiple of 16, and x and its rows begin at multiples of 16 bytes. Compile-time: the numbers of
 // hopper_stream.cuh, KT_IN, KT_WIDTH (quantize.cuh; 8 or 4).
 constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all of it
@@ -16,17 +13,10 @@ constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all o
 #include "hopper_stream.cuh"
 #include "numbers.cuh"
 #include "quantize.cuh"
+#include "shares.cuh"
 
 constexpr int kLanes = kDepth / kWidth, kUnits = kConsumers / kLanes, kBatch = 4;
 static_assert(kLanes <= 32, "lanes of a warp find the largest of a row and 128 columns, a unit");
-
-// What the blocks of a launch agree by: zeros before and after. Launches that use the same follow each other on a stream,
-// and no other kernel writes there.
-struct Counters {
-  uint32_t next;  // tickets given: each block gets one that is in vain, the last of which sets this to zero
-  uint32_t done;  // shares that are quantized
-  uint32_t left;  // blocks that know that all are; the last one sets `done` to zero
-};
 
 // Rows of x, `step` elements apart, and where they go: codes row by row, the scales of a block of k together.
 struct Rows {
@@ -36,15 +26,6 @@ struct Rows {
   int m, k, padded;
   int64_t step;
 };
-
-__device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
-  uint32_t value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  return value;
-}
-
-// Copies of the engine and plain stores to global memory keep the order that they have in the program.
-__device__ __forceinline__ void copies_and_stores_in_order() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
 // kBatch units are on their way at a time; a thread has a vector of each.
 __device__ __forceinline__ void quantize(const Rows& rows, int share, int shares) {
@@ -77,26 +58,11 @@ __device__ __forceinline__ void quantize(const Rows& rows, int share, int shares
   }
 }
 
-// All threads that multiply, until no share is left. `ticket` is shared memory with the first one in it.
-__device__ __forceinline__ void quantize_shares(const Rows& rows, Counters* counters, uint32_t* ticket, int shares) {
-#pragma unroll 1
-  for (uint32_t share = *ticket; share < shares; share = *ticket) {
-    quantize(rows, share, shares);
-    copies_and_stores_in_order();
-    asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
-    if (threadIdx.x == 0) {
-      __threadfence();
-      atomicAdd(&counters->done, 1u);
-      *ticket = atomicInc(&counters->next, shares + gridDim.x - 1);
-    }
-    asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
-  }
-}
-
-__device__ __forceinline__ void wait_for_shares(Counters* counters, int shares) {
-  while (load_acquire(&counters->done) < shares) {}
-  copies_and_stores_in_order();
-}
+struct Quantize {
+  const Rows& rows;
+  int shares;
+  __device__ __forceinline__ void operator()(int share) const { quantize(rows, share, shares); }
+};
 
 extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kConsumers + 32, kResident)
 hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
@@ -113,8 +79,7 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
   const int early = min(count, kStages);
   const Producer self = {memory.at, &input, &weight, &scale, here, first};
 
-  // Before wait_for_previous(): a launch before this one has given all its tickets when this one starts, see below.
-  if (threadIdx.x == 0) ticket = atomicInc(&counters->next, shares + gridDim.x - 1);
+  if (threadIdx.x == 0) ticket = next_ticket(counters, shares);
   if (elected_in(kConsumers / 32)) {
     prefetch_map(&weight), prefetch_map(&input), prefetch_map(&scale);
     for (int i = 0; i < kStages; ++i)
@@ -131,13 +96,14 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
     if (elected_in(kConsumers / 32)) {
       wait_for_shares(counters, shares);
       for (int i = 0; i < early; ++i) self.fetch_input(i);
-      if (atomicInc(&counters->left, gridDim.x - 1) == gridDim.x - 1) counters->done = 0;
+      know_shares(counters);
       self.fetch_from(early, count);
     }
     __syncwarp();
   } else {
     neighbours = neighbours_of(nullptr, bias, n, here);
-    quantize_shares({x, codes, scales, m, k, padded, x_step}, counters, &ticket, shares);
+    const Rows rows = {x, codes, scales, m, k, padded, x_step};
+    work_shares<kConsumers>(Quantize{rows, shares}, counters, &ticket, shares);
     if (threadIdx.x == 0) let_next_start();  // this block's last ticket has been given
     multiply(memory, weight_scales, nothing_of(m));
   }

@@ -10,7 +10,7 @@
 //   3. let_next_start() comes after wait_for_previous(). So nothing before "the kernel before" of rule 1 still runs.
 //   4. What others write for a call is read by copies or plain loads, by threads that have waited themselves. Not by
 //      __ldg: the compiler may move that over the wait.
-// hopper_fp8_block_once.cu takes tickets before it waits, of counters that its own launches alone write to, each of them
+// Kernels that share work out (shares.cuh) take tickets before they wait, of counters that they alone write to, each of them
 // before it lets the next one start.
 // A kernel that calls neither may come before or after: it is over when an early one behind it starts.
 #pragma once

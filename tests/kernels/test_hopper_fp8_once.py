@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from threading import Thread
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
 from hopper_layers import DTYPES, ON_HOPPER, assert_same_bits, inputs, layer
-from stress import difference
+from hopper_once import assert_chain, assert_zero_afterwards, by_stages, wrong_of_threads
 
 from kerneltable.kernels import hopper_fp8_block
-from kerneltable.kernels.hopper_fp8_block import Kernel, Once
-from kerneltable.ops import hopper_fp8_once as op
-from kerneltable.ops.stream_memory import StreamMemory
-
-PAUSE = 20_000
-"""Cycles before an input is written: longer than a launch takes."""
+from kerneltable.kernels.hopper_fp8_block import Once
 
 SIZES = [(400, 1040), (64, 16), (2112, 7168), (7168, 2048), (32768, 512)]
 """N x K: tails, a single block, clusters of eight, a launch of more blocks than run at once."""
@@ -27,23 +21,7 @@ pytestmark = ON_HOPPER
 
 @pytest.fixture(autouse=True)
 def counters_are_zero_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    made: list[StreamMemory] = []
-    memory_of = hopper_fp8_block.memory_of
-
-    def noted(*arguments: Any) -> StreamMemory:
-        made.append(memory_of(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(hopper_fp8_block, "memory_of", noted)
-    yield
-    torch.cuda.synchronize()
-    memories = [memory for locks in made for memory in locks.known.values()]
-    assert memories
-    assert not any(memory[: op.COUNTER_BYTES // 4].any() for memory in memories)
-
-
-def by_stages(kernel: Kernel, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    return kernel.product(kernel.quantize(x), bias)
+    yield from assert_zero_afterwards(monkeypatch, hopper_fp8_block)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
@@ -64,19 +42,7 @@ def test_one_launch_has_the_bits_of_two(n: int, k: int, dtype: str) -> None:
 def test_it_reads_what_the_kernel_before_it_wrote_and_counts_after_it(n: int, k: int) -> None:
     kernel, chained = layer(n, k), layer(k, n)
     sources = [torch.randn(m, k, device="cuda").bfloat16() for m in (5, 64, 17, 8, 33)]
-    wanted = [by_stages(chained, by_stages(kernel, source)) for source in sources]
-    torch.cuda.synchronize()
-    for _ in range(3):
-        found = []
-        for source in sources:
-            room = torch.full_like(source, torch.nan)
-            torch.cuda._sleep(PAUSE)
-            room.copy_(source)
-            kernel(room, None)
-            found.append(chained(kernel(room, None), None))
-            room.fill_(torch.nan)
-        for one, other in zip(found, wanted, strict=True):
-            assert_same_bits(one, other)
+    assert_chain(kernel, chained, sources)
 
 
 def test_a_graph_holds_two_launches_and_may_run_beside_others() -> None:
@@ -103,21 +69,5 @@ def test_threads_that_fill_the_chip_together_wait_for_nobody_for_ever(own_stream
     layers = [layer(10240, 5120), layer(2112, 7168), layer(32768, 512)]
     sources = [torch.randn(m, k, device="cuda").bfloat16() for m, k in ((64, 5120), (40, 7168), (64, 512))]
     wanted = [by_stages(one, x) for one, x in zip(layers, sources, strict=True)]
-    torch.cuda.synchronize()
-    wrong: list[tuple[int, int, str]] = []
-
-    def call(i: int) -> None:
-        stream = torch.cuda.Stream() if own_streams else torch.cuda.default_stream()
-        with torch.cuda.stream(stream):
-            for turn in range(1000):
-                out = layers[i](sources[i], None)
-                if turn % 20 == 0 and not torch.equal(out, wanted[i]):
-                    wrong.append((i, turn, difference(out, wanted[i])))
-            stream.synchronize()
-
-    threads = [Thread(target=call, args=(i % 3,)) for i in range(9)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    calls = [partial(one, x, None) for one, x in zip(layers, sources, strict=True)]
+    assert not wrong_of_threads(calls, wanted, own_streams)

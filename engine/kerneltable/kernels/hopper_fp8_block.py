@@ -7,6 +7,7 @@ up to 64 rows one again where the host would take longer for two than the device
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,10 +19,10 @@ from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_launch import TensorMap
 from kerneltable.ops.cuda_memory import give_back, take
 from kerneltable.ops.cuda_quantize import prepare, quantize_block_by_column, quantizer
-from kerneltable.ops.cuda_vectors import Launch, readable, width_of
+from kerneltable.ops.cuda_vectors import Launch, rows_of, width_of
 from kerneltable.ops.hopper import ceil_div, map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, Choice, Tiled
-from kerneltable.ops.stream_memory import eager_stream, memory_of
+from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.wide_bias import WideBias
 
@@ -50,12 +51,12 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """What calls with some rows need: one launch and, by stream, where codes and scales lie meanwhile; `apart` where it
-    cannot be one."""
+    """What calls with some rows need: one launch, and where codes and scales lie meanwhile; `apart` where it cannot be
+    one."""
 
     launch: once_op.Launch
     apart: Call
-    places: dict[int, once_op.Place]
+    places: Places[once_op.Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +112,13 @@ class Kernel:
             return self._in_every_block(call, x, bias)
         if isinstance(call, Call):
             return self._by_stages(call, x, bias)
-        place = self._place(call)
+        place = call.places.now()
         return self._by_stages(call.apart, x, bias) if place is None else self._once(call, place, x, bias)
 
     def _in_every_block(self, call: Fused, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """One launch, whose blocks quantize the few rows each for itself."""
         m, n, k = x.shape[0], self.problem.n, self.problem.k
-        x, step = self._rows(x)
+        x, step = rows_of(x, self._width)
         added, launch = self._bias(bias), call.launch
         out = self._empty.new_empty(m, n)
         addresses = (x.data_ptr(), self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
@@ -127,31 +128,13 @@ class Kernel:
     def _once(self, call: Once, place: once_op.Place, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """One launch, whose blocks quantize the rows together."""
         m, n, k = x.shape[0], self.problem.n, self.problem.k
-        x, step = self._rows(x)
+        x, step = rows_of(x, self._width)
         added, launch = self._bias(bias), call.launch
         out = self._empty.new_empty(m, n)
         addresses = (self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
         sizes = (m, n, k, place.padded, launch.shares, step)
         launch.function(launch.grid, launch.block, (x.data_ptr(), *place.addresses, *addresses, *sizes), place.maps)
         return out
-
-    def _place(self, call: Once) -> once_op.Place | None:
-        """Where a launch on the current stream leaves codes and scales; None for one that is captured into a graph,
-        which may be replayed beside anything, and on more streams than memory is kept for."""
-        stream = eager_stream(call.launch.function)
-        if stream is None:
-            return None
-        found = call.places.get(stream)
-        if found is None and (memory := self._memory.kept()) is not None:
-            found = call.places[stream] = once_op.place(memory.data_ptr(), call.apart.scratch, call.apart.weight)
-        return found
-
-    def _rows(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """x as it can be read by vectors, and how many numbers its rows are apart."""
-        if x.is_contiguous() and not x.data_ptr() % 16:
-            return x, self.problem.k
-        x = readable(x, self._width)
-        return x, x.stride(0)
 
     def _by_stages(self, call: Call, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """The two stages of a call one after the other, with memory between them that is no tensor."""
@@ -201,7 +184,8 @@ class Kernel:
         if self.choice is not None or not once_op.serves(*shape, self.chip):
             return staged
         once = once_op.prepare(*shape, problem.input, problem.output, self.chip, index)
-        return Once(once, staged, {})
+        make = partial(once_op.place, scratch=scratch, weight=staged.weight)
+        return Once(once, staged, Places(once.function, self._memory, make))
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first stage: x [m, k] to codes [m, k] e4m3, scales [ceil(k / 128), m padded to 4] f32 and flags that one

@@ -1,15 +1,26 @@
-"""hopper_fp8_rowwise: W8A8 in CUDA for SM90 and few rows; scales per token or tensor, per output channel or tensor."""
+"""hopper_fp8_rowwise: W8A8 in CUDA for SM90 and few rows; scales per token or tensor, per output channel or tensor.
+
+A call is the launches of the stages `quantize` and `product`; one launch where the host would take longer for two than
+the device for both, unless one scale is that of the largest number of all rows.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from kerneltable.ops import hopper_fp8_once
 from kerneltable.ops import hopper_fp8_rowwise as op
+from kerneltable.ops import hopper_fp8_rowwise_once as once_op
 from kerneltable.ops.cuda_chip import CudaChip, needed
-from kerneltable.ops.hopper import settle
+from kerneltable.ops.cuda_vectors import rows_of, width_of
+from kerneltable.ops.hopper import map_of, output_of, settle
+from kerneltable.ops.hopper_fp8_choice import DEPTH
 from kerneltable.ops.input_quantizer import input_quantizer
+from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.wide_bias import WideBias
 
@@ -18,6 +29,17 @@ if TYPE_CHECKING:
 
 ROWS = (1, 16, 32, 64)
 """What these m ask for is compiled when a layer is packed: all that there is."""
+
+MOST_ROWS = 4096
+"""Different m that a layer remembers at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """What calls with one number of rows need: one launch, and where codes and scales lie meanwhile."""
+
+    launch: once_op.Launch
+    places: Places[once_op.Place]
 
 
 class Kernel:
@@ -49,8 +71,18 @@ class Kernel:
         self.weight_scale = widen_scale(weight_scale).reshape(-1).expand(problem.n).contiguous()
         self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=self.chip)
         self._bias = WideBias()
+        static = problem.input_scaling == "static"
+        self._by_rows = input_scale is not None if static else problem.input_granularity == "token"
+        limits = (input_scale if static else None, None if static else input_scale_ub)
+        self._limits = tuple(None if one is None else widen_scale(one).reshape(()) for one in limits)
+        self._limit_addresses = tuple(0 if one is None else one.data_ptr() for one in self._limits)
+        self._empty = output_of(0, problem.n, problem.output, weight.device)
+        self._width = width_of(problem.input, DEPTH)
+        self._memory = memory_of(weight.device, hopper_fp8_once.words(problem.k))
+        self._calls: dict[int, Once | None] = {}
         for m in ROWS if problem.m is None else (problem.m,):
             op.prepare(m, problem.n, problem.k, problem.output, self.chip, weight.device.index or 0)
+            self._call(m)
         settle(weight.device)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,4 +96,30 @@ class Kernel:
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
-        return self.product(self.quantize(x), bias)
+        m = x.shape[0]
+        call = self._calls[m] if m in self._calls else self._call(m)
+        place = None if call is None else call.places.now()
+        if call is None or place is None:
+            return self.product(self.quantize(x), bias)
+        x, step = rows_of(x, self._width)
+        added, launch = self._bias(bias), call.launch
+        out = self._empty.new_empty(m, self.problem.n)
+        addresses = (self.weight_scale.data_ptr(), 0 if added is None else added.data_ptr(), out.data_ptr())
+        sources = (x.data_ptr(), *self._limit_addresses, *place.addresses)
+        sizes = (m, self.problem.n, self.problem.k, step)
+        launch.function(launch.grid, launch.block, (*sources, *addresses, *sizes), place.maps)
+        return out
+
+    def _call(self, m: int) -> Once | None:
+        """What calls with m rows need, kept; None where they are two launches."""
+        problem, found = self.problem, None
+        if self._by_rows and once_op.serves(m, problem.n, problem.k):
+            dtypes, index = (problem.input, problem.output), self.weight.device.index or 0
+            launch = once_op.prepare(m, problem.n, problem.k, *dtypes, self.chip, index)
+            weight = map_of(self.weight, "u8", launch.weight)
+            make = partial(once_op.place, m=m, k=problem.k, launch=launch, weight=weight)
+            found = Once(launch, Places(launch.function, self._memory, make))
+        if len(self._calls) >= MOST_ROWS:
+            self._calls.clear()
+        self._calls[m] = found
+        return found

@@ -65,6 +65,14 @@ def readable(x: torch.Tensor, width: int) -> torch.Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
+def rows_of(x: torch.Tensor, width: int) -> tuple[torch.Tensor, int]:
+    """x [m, k] as it can be read `width` numbers at a time, and how many numbers its rows are apart."""
+    if x.is_contiguous() and not x.data_ptr() % 16:
+        return x, x.shape[1]
+    x = readable(x, width)
+    return x, x.stride(0)
+
+
 class Known:
     """What each shape of x needs, worked out at its first call; x itself checked then."""
 

@@ -7,14 +7,17 @@ counters of its own: the graph zeroes them, and its memory pool holds them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Generic, TypeVar
 
 import torch
 
 from kerneltable.ops.cuda_launch import Function
 from kerneltable.ops.cuda_memory import own_zeros
 
+T = TypeVar("T")
 MOST_STREAMS = 256
 """Streams that memory is kept for; calls on further ones get theirs anew each time, or do without."""
 
@@ -68,3 +71,27 @@ def eager_stream(function: Function) -> int | None:
 def memory_of(device: torch.device, count: int) -> StreamMemory:
     """The memory that all layers of a device share, each stream its own."""
     return StreamMemory(device, count)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places(Generic[T]):
+    """What launches of a function make of the memory of the stream that they go to: worked out once a stream.
+
+    make   gives it for an address
+    """
+
+    function: Function
+    memory: StreamMemory
+    make: Callable[[int], T]
+    known: dict[int, T] = field(default_factory=dict)
+
+    def now(self) -> T | None:
+        """That of the current stream; None for a launch that is captured into a graph, which may be replayed beside
+        anything, and on more streams than memory is kept for."""
+        stream = eager_stream(self.function)
+        if stream is None:
+            return None
+        found = self.known.get(stream)
+        if found is None and (memory := self.memory.kept()) is not None:
+            found = self.known[stream] = self.make(memory.data_ptr())
+        return found

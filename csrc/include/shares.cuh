@@ -1,0 +1,57 @@
+// Work that the blocks of a launch share out before each of them needs all of it: an input that they quantize together.
+//
+// It is cut into `shares`. A block takes a ticket for the next one until there is none left, and waits for the shares of
+// others only then. So each share is with a block that runs, however few of them find room beside other work.
+//
+// Tickets are taken before wait_for_previous(): a launch before this one has given all of its own when this one starts,
+// since each of its blocks lets the next one start after its last ticket. Wants hopper.cuh before it.
+#pragma once
+
+// What the blocks of a launch agree by: zeros before and after. Launches that use the same follow each other on a stream,
+// and no other kernel writes there.
+struct Counters {
+  uint32_t next;  // tickets given: each block gets one that is in vain, the last of which sets this to zero
+  uint32_t done;  // shares that are ready
+  uint32_t left;  // blocks that know that all are; the last one sets `done` to zero
+};
+
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+
+// Copies of the engine and plain stores to global memory keep the order that they have in the program.
+__device__ __forceinline__ void copies_and_stores_in_order() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
+
+__device__ __forceinline__ uint32_t next_ticket(Counters* counters, int shares) {
+  return atomicInc(&counters->next, shares + gridDim.x - 1);
+}
+
+// The first kThreads threads, until no share is left: work(share) by all of them. `ticket` is shared memory with the
+// first one in it.
+template <int kThreads, typename Work>
+__device__ __forceinline__ void work_shares(const Work& work, Counters* counters, uint32_t* ticket, int shares) {
+#pragma unroll 1
+  for (uint32_t share = *ticket; share < shares; share = *ticket) {
+    work(share);
+    copies_and_stores_in_order();
+    asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+    if (threadIdx.x == 0) {
+      __threadfence();
+      atomicAdd(&counters->done, 1u);
+      *ticket = next_ticket(counters, shares);
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+  }
+}
+
+// By one thread of each block, which also calls know_shares() after it.
+__device__ __forceinline__ void wait_for_shares(Counters* counters, int shares) {
+  while (load_acquire(&counters->done) < shares) {}
+  copies_and_stores_in_order();
+}
+
+__device__ __forceinline__ void know_shares(Counters* counters) {
+  if (atomicInc(&counters->left, gridDim.x - 1) == gridDim.x - 1) counters->done = 0;
+}

@@ -1,0 +1,89 @@
+"""FP8 products of few rows with scales of rows on Hopper in one launch, whose blocks quantize the input together.
+
+Codes, scales and sums are those of a quantizer's launch and that of hopper_fp8_rowwise, bit for bit. Blocks agree by
+counters, which the launches on a stream share; so a CUDA graph, which may be replayed beside anything, holds the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from kerneltable.ops.cuda_chip import CudaChip
+from kerneltable.ops.cuda_code import Instance, Product, load
+from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, Function, TensorMap
+from kerneltable.ops.hopper import ceil_div, tensor_map
+from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Stream
+from kerneltable.ops.hopper_fp8_fused import numbers_of
+from kerneltable.ops.hopper_fp8_once import CONSUMERS, COUNTER_BYTES, MOST_BYTES
+from kerneltable.ops.hopper_fp8_rowwise import choice_of
+
+TYPES = (BY_VALUE, BY_VALUE, *[POINTER] * 9, INT32, INT32, INT32, INT64)
+
+
+def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
+    """What cuda_instances asks: every instance for these products and dtypes of input and output."""
+    yield from dict.fromkeys(instance_of(choice_of(*one), input, output) for one in products if one.m <= FEW_ROWS)
+
+
+def instance_of(choice: Stream, input: str, output: str) -> Instance:
+    """The instance for dtypes of input and output ("bf16", "f16", "f32")."""
+    defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers_of(choice, input, output).items()))
+    name = "hopper_fp8_rowwise_once"
+    return Instance(f"cuda/{name}.cu", name, TYPES, choice.shared_bytes, defines, early=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What is the same for every call with one number of rows.
+
+    codes, weight   rows and columns of one copy of each
+    """
+
+    function: Function
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    codes: tuple[int, int]
+    weight: tuple[int, int]
+
+
+def serves(m: int, n: int, k: int) -> bool:
+    """Whether a product of [m, k] with [n, k] is one launch, where it can be."""
+    return m <= FEW_ROWS and n * k <= MOST_BYTES
+
+
+@lru_cache(maxsize=65536)
+def prepare(m: int, n: int, k: int, input: str, output: str, chip: CudaChip, device: int) -> Launch:
+    """The instance and the grid for a product of [m, k] with [n, k].
+
+    errors   ValueError for more rows than an instance takes
+    """
+    if m > FEW_ROWS:
+        raise ValueError(f"hopper_fp8_rowwise_once: m must be at most {FEW_ROWS}; found {m}")
+    choice = choice_of(m, n, k, chip.multiprocessors)
+    function = load(instance_of(choice, input, output), chip, device)
+    grid = (ceil_div(n, 64) * choice.split, 1, 1)
+    return Launch(function, grid, (CONSUMERS + 32, 1, 1), (choice.columns, DEPTH), (64, DEPTH))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where calls with one number of rows leave codes and scales between the halves of a launch, on one stream.
+
+    addresses   of codes, scales and counters
+    maps        addresses of the maps of codes and weight, and these, which keep them there
+    """
+
+    addresses: tuple[int, int, int]
+    maps: tuple[int, int]
+    held: tuple[TensorMap, TensorMap]
+
+
+def place(memory: int, m: int, k: int, launch: Launch, weight: TensorMap) -> Place:
+    """The place in a stream's memory, of hopper_fp8_once.words(k) words. Launches on a stream follow each other, so all
+    may use it."""
+    codes = memory + COUNTER_BYTES
+    of_codes = tensor_map(codes, "u8", m, k, k, launch.codes)
+    scales = codes + ceil_div(m * k, 256) * 256
+    return Place((codes, scales, memory), (of_codes.address, weight.address), (of_codes, weight))
