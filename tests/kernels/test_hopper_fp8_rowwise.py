@@ -117,8 +117,9 @@ def test_all_instances_of_a_layer_are_compiled_when_it_is_packed(driver: Driver)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-@pytest.mark.parametrize("kind", ["token and channel", "limited", "static"])
-@pytest.mark.parametrize("m", [1, 9, 64])
+@pytest.mark.parametrize(("m", "kind"), [
+    (1, "tensor and channel"), *((m, kind) for m in (1, 9, 64) for kind in ("token and channel", "limited", "static")),
+])  # fmt: skip
 def test_a_few_rows_outside_a_graph_are_one_launch_of_the_two(
     m: int, kind: str, with_bias: bool, driver: Driver
 ) -> None:
@@ -156,7 +157,7 @@ def test_the_memory_of_a_stream_holds_codes_and_scales_of_every_number_of_rows(d
 
 
 @pytest.mark.parametrize(("m", "kind", "n", "k"), [
-    (65, "static", 272, 1040), (8, "tensor and channel", 272, 1040), (8, "static", 16384, 4096),
+    (65, "static", 272, 1040), (2, "tensor and channel", 272, 1040), (8, "static", 16384, 4096),
 ])  # fmt: skip
 def test_more_rows_a_common_largest_and_a_large_weight_are_two_launches(
     m: int, kind: str, n: int, k: int, driver: Driver

@@ -25,14 +25,16 @@ def counters_are_zero_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     yield from assert_zero_afterwards(monkeypatch, hopper_fp8_rowwise)
 
 
-def layer(n: int, k: int, dtype: str = "bf16", output: str = "bf16", **limits: torch.Tensor) -> Kernel:
-    """A layer with a scale a token, one that is given, or one a token that is limited."""
+def layer(
+    n: int, k: int, dtype: str = "bf16", output: str = "bf16", input_granularity: str = "token", **limits: torch.Tensor
+) -> Kernel:
+    """A layer with a scale a token or one for all, computed, limited or given."""
     weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
     scale = (torch.rand(n, 1, device="cuda") + 0.5) * k**-0.5
     given = "input_scale" in limits
     problem = Problem(
         "fp8_w8a8", m=1, n=n, k=k, input=dtype, output=output, weight_granularity="channel",
-        input_granularity="tensor" if given else "token", input_scaling="static" if given else "dynamic",
+        input_granularity="tensor" if given else input_granularity, input_scaling="static" if given else "dynamic",
     )  # fmt: skip
     return Kernel(problem, weight=weight, weight_scale=scale, chip=this_chip(), **limits)
 
@@ -51,6 +53,15 @@ def test_one_launch_has_the_bits_of_two(n: int, k: int, dtype: str, limit: str) 
         wide = torch.full((m, k + 16), torch.nan, dtype=DTYPES[dtype], device="cuda")
         wide[:, :k] = x
         assert_same_bits(kernel(wide[:, :k], bias), by_stages(kernel, x, bias))
+
+
+def test_a_single_row_with_the_scale_of_all_rows_is_one_launch_too() -> None:
+    kernel = layer(2112, 7168, input_granularity="tensor")
+    x = inputs(1, 7168, torch.bfloat16)
+    assert_same_bits(kernel(x, None), by_stages(kernel, x))
+    assert kernel._calls[1] is not None
+    kernel(x.repeat(2, 1), None)
+    assert kernel._calls[2] is None
 
 
 @pytest.mark.parametrize(("n", "k"), [(4096, 4096), (576, 7168)])

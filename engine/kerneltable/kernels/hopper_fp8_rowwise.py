@@ -1,7 +1,7 @@
 """hopper_fp8_rowwise: W8A8 in CUDA for SM90 and few rows; scales per token or tensor, per output channel or tensor.
 
 A call is the launches of the stages `quantize` and `product`; one launch where the host would take longer for two than
-the device for both, unless one scale is that of the largest number of all rows.
+the device for both, unless several rows have one scale, that of their largest number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kerneltable.ops import hopper_fp8_rowwise_once as once_op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_vectors import rows_of, width_of
 from kerneltable.ops.hopper import map_of, output_of, settle
-from kerneltable.ops.hopper_fp8_choice import DEPTH
+from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS
 from kerneltable.ops.input_quantizer import input_quantizer
 from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
@@ -72,7 +72,8 @@ class Kernel:
         self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=self.chip)
         self._bias = WideBias()
         static = problem.input_scaling == "static"
-        self._by_rows = input_scale is not None if static else problem.input_granularity == "token"
+        common = not static and problem.input_granularity == "tensor"
+        self._most = 1 if common else FEW_ROWS
         limits = (input_scale if static else None, None if static else input_scale_ub)
         self._limits = tuple(None if one is None else widen_scale(one).reshape(()) for one in limits)
         self._limit_addresses = tuple(0 if one is None else one.data_ptr() for one in self._limits)
@@ -113,7 +114,7 @@ class Kernel:
     def _call(self, m: int) -> Once | None:
         """What calls with m rows need, kept; None where they are two launches."""
         problem, found = self.problem, None
-        if self._by_rows and once_op.serves(m, problem.n, problem.k):
+        if m <= self._most and once_op.serves(m, problem.n, problem.k):
             dtypes, index = (problem.input, problem.output), self.weight.device.index or 0
             launch = once_op.prepare(m, problem.n, problem.k, *dtypes, self.chip, index)
             weight = map_of(self.weight, "u8", launch.weight)

@@ -49,7 +49,11 @@ class Launch:
 
 
 def serves(m: int, n: int, k: int) -> bool:
-    """Whether a product of [m, k] with [n, k] is one launch, where it can be."""
+    """Whether a product of [m, k] with [n, k] is one launch, where it can be.
+
+    Eager calls take 0.40 to 0.61 of the time of two up to 38 MB of weight, 0.81 to 0.96 at 52 MB, 1.01 to 1.15 from
+    67 MB on (H200, 1 to 64 rows, 2026-11-23).
+    """
     return m <= FEW_ROWS and n * k <= MOST_BYTES
 
 
