@@ -59,7 +59,7 @@ def weight_only(n: int, k: int, granularity: str) -> WideInputs:
 
 
 def by_rows(n: int, k: int) -> ByRows:
-    """A layer of hopper_fp8_rowwise for up to 64 rows; two launches a call."""
+    """A layer of hopper_fp8_rowwise for up to 64 rows; one launch a call, two where the weight is large."""
     weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
     scale = (torch.rand(n, 1, device="cuda") + 0.5) * k**-0.5
     problem = Problem("fp8_w8a8", m=1, n=n, k=k, output="bf16", weight_granularity="channel", input_granularity="token")
@@ -85,7 +85,7 @@ def calls() -> dict[str, Call]:
             if m == 1024:
                 wide = partial(lambda kernel, x: kernel.product(kernel.quantize(x), choice=WIDEST), kernel)
                 found[f"hopper_fp8_block {n} x {k}, m={m}, widest tiles"] = with_inputs(wide, m, k)
-    for n, k, rows in ((2112, 7168, (1, 8, 64)), (10240, 5120, (16,))):
+    for n, k, rows in ((2112, 7168, (1, 8, 64)), (10240, 5120, (16,)), (8192, 8192, (16,))):
         kernel = by_rows(n, k)
         for m in rows:
             found[f"hopper_fp8_rowwise {n} x {k}, m={m}"] = with_inputs(partial(kernel, bias=None), m, k)
