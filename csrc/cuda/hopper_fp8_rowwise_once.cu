@@ -1,13 +1,14 @@
 // FP8 product for SM90 and few rows with scales of rows, in one launch: all blocks quantize the input together, a row a
-// share (shares.cuh), then multiply.
+// share (shares.cuh), then multiply. With a `common` scale, that of the largest number of all rows, m shares before those
+// look for it.
 //
 //   out[m, n] = round((q[m] . w[n]) * q_scale[m] * w_scale[n] + bias[n])
 //
-// q and q_scale lie in memory as quantize_token.cu leaves them, byte for byte, or q as quantize_tensor.cu does by a scale
-// that is given for all rows; the sums are those of hopper_fp8_rowwise.cu with the same numbers, bit for bit.
+// q and q_scale lie in memory as quantize_token.cu leaves them, byte for byte, or as quantize_tensor.cu does with one scale
+// for all rows; the sums are those of hopper_fp8_rowwise.cu with the same numbers, bit for bit.
 //
-// k is a multiple of 16, and x and its rows begin at multiples of 16 bytes. given: nullptr where each row has a scale of
-// its own, at most *upper unless that is nullptr. Compile-time: the numbers of hopper_stream.cuh, KT_IN, KT_WIDTH
+// k is a multiple of 16, and x and its rows begin at multiples of 16 bytes. given: the scale of all rows, or nullptr where
+// it comes from their numbers, at most *upper unless that is nullptr. Compile-time: the numbers of hopper_stream.cuh, KT_IN, KT_WIDTH
 // (quantize.cuh; 8 or 4).
 #define KT_ROW_SCALES 1
 constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all of it
@@ -19,19 +20,27 @@ constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all o
 
 constexpr int kHeld = KT_IN == 2 ? 4 : 8;  // vectors of a thread that stay in registers until codes are written
 
+// What other blocks have written in this launch, and this thread knows to be there.
+__device__ __forceinline__ uint32_t load_relaxed(const void* from) {
+  uint32_t value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+
 // Rows of x, `step` elements apart, and where they go.
 struct Rows {
   const In* x;
   const float *given, *upper;
   uint8_t* codes;
   float* scales;
-  int k;
+  Counters* counters;
+  int m, k;
+  bool common;
   int64_t step;
   uint32_t* room;  // of a number a warp, in shared memory
 
-  // That of a row whose first kHeld vectors of each thread are `held`.
-  __device__ __forceinline__ float scale_of_row(int row, const In* from, const Vector (&held)[kHeld]) const {
-    if (given != nullptr) return *given;
+  // Of a row whose first kHeld vectors of each thread are `held`.
+  __device__ __forceinline__ uint32_t largest_of_row(const In* from, const Vector (&held)[kHeld]) const {
     uint32_t magnitudes = 0;
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) magnitudes = larger(magnitudes, held[i]);
@@ -44,21 +53,41 @@ struct Rows {
     uint32_t bits = 0;
 #pragma unroll
     for (int warp = 0; warp < kConsumers / 32; ++warp) bits = max(bits, room[warp]);
-    const float scale = scale_of(bits, upper);
-    if (threadIdx.x == 0) scales[row] = scale;
-    return scale;
+    return bits;
   }
 
-  __device__ __forceinline__ void operator()(int row) const {
+  __device__ __forceinline__ uint32_t largest_of_all() const {
+    while (load_acquire(&counters->done) < m) {}
+    return load_relaxed(&counters->largest);
+  }
+
+  __device__ __forceinline__ void operator()(int share) const {
+    const int row = share < m ? share : share - m;
     const In* from = x + row * step;
-    uint8_t* to = codes + static_cast<int64_t>(row) * k;
     Vector held[kHeld];
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
       const int at = threadIdx.x + i * kConsumers;
       held[i] = load(from + at * kWidth, at < k / kWidth);
     }
-    const Divisor divisor(scale_of_row(row, from, held));
+    float scale;
+    if (given != nullptr) {
+      scale = *given;
+    } else {
+      const uint32_t bits = share < m ? largest_of_row(from, held) : largest_of_all();
+      if (common && share < m) {
+        if (threadIdx.x == 0) atomicMax(&counters->largest, bits);
+        return;
+      }
+      scale = scale_of(bits, upper);
+      if (threadIdx.x == 0) scales[row] = scale;
+    }
+    quantize(row, from, held, Divisor(scale));
+  }
+
+  __device__ __forceinline__ void quantize(int row, const In* from, const Vector (&held)[kHeld],
+                                           const Divisor& divisor) const {
+    uint8_t* to = codes + static_cast<int64_t>(row) * k;
 #pragma unroll
     for (int i = 0; i < kHeld; ++i) {
       const int at = threadIdx.x + i * kConsumers;
@@ -70,17 +99,11 @@ struct Rows {
   }
 };
 
-// What other blocks have written in this launch, and this thread knows to be there.
-__device__ __forceinline__ float load_relaxed(const float* from) {
-  float value;
-  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(value) : "l"(from) : "memory");
-  return value;
-}
-
 extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kConsumers + 32, kResident)
 hopper_fp8_rowwise_once(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight, const In* x,
                         const float* given, const float* upper, uint8_t* codes, float* scales, Counters* counters,
-                        const float* weight_scale, const float* bias, Out* out, int m, int n, int k, int64_t x_step) {
+                        const float* weight_scale, const float* bias, Out* out, int m, int n, int k, int common,
+                        int64_t x_step) {
   extern __shared__ char raw[];
   __shared__ alignas(8) uint64_t barriers[2 * kStages];
   __shared__ uint32_t ticket, room[kConsumers / 32];
@@ -89,10 +112,10 @@ hopper_fp8_rowwise_once(const __grid_constant__ TensorMap input, const __grid_co
   const Place here = place_of_block();
   const int k_blocks = (k + kDepth - 1) / kDepth;
   const int first = k_blocks * here.part / kSplit, count = k_blocks * (here.part + 1) / kSplit - first;
-  const int early = min(count, kStages);
+  const int early = min(count, kStages), shares = common ? 2 * m : m;
   const Producer self = {memory.at, &input, &weight, nullptr, here, first};
 
-  if (threadIdx.x == 0) ticket = next_ticket(counters, m);
+  if (threadIdx.x == 0) ticket = next_ticket(counters, shares);
   if (elected_in(kConsumers / 32)) {
     prefetch_map(&weight), prefetch_map(&input);
     start_barriers(memory.at);
@@ -104,19 +127,20 @@ hopper_fp8_rowwise_once(const __grid_constant__ TensorMap input, const __grid_co
   wait_for_previous();
   if (threadIdx.x >= kConsumers) {
     if (elected_in(kConsumers / 32)) {
-      wait_for_shares(counters, m);
+      wait_for_shares(counters, shares);
       for (int i = 0; i < early; ++i) self.fetch_input(i);
-      know_shares(counters);
+      if (know_shares(counters) && common) counters->largest = 0;
       self.fetch_from(early, count);
     }
     __syncwarp();
     for (int column = threadIdx.x % 32; column < kColumns; column += 32) {
       const int row = here.column + column;
-      of_columns[column] = row >= m ? 0.0f : given != nullptr ? *given : load_relaxed(scales + row);
+      of_columns[column] = row >= m ? 0.0f : given != nullptr ? *given : __uint_as_float(load_relaxed(scales + row));
     }
   } else {
     neighbours = neighbours_of(weight_scale, bias, n, here);
-    work_shares<kConsumers>(Rows{x, given, upper, codes, scales, k, x_step, room}, counters, &ticket, m);
+    const Rows rows = {x, given, upper, codes, scales, counters, m, k, common != 0, x_step, room};
+    work_shares<kConsumers>(rows, counters, &ticket, shares);
     if (threadIdx.x == 0) let_next_start();  // this block's last ticket has been given
     multiply(memory, {count}, nothing_of(m));
   }

@@ -3,6 +3,8 @@
 // It is cut into `shares`. A block takes a ticket for the next one until there is none left, and waits for the shares of
 // others only then. So each share is with a block that runs, however few of them find room beside other work.
 //
+// Tickets are given in order, so work may wait for shares before its own: those are with blocks that run, too.
+//
 // Tickets are taken before wait_for_previous(): a launch before this one has given all of its own when this one starts,
 // since each of its blocks lets the next one start after its last ticket. Wants hopper.cuh before it.
 #pragma once
@@ -13,6 +15,7 @@ struct Counters {
   uint32_t next;  // tickets given: each block gets one that is in vain, the last of which sets this to zero
   uint32_t done;  // shares that are ready
   uint32_t left;  // blocks that know that all are; the last one sets `done` to zero
+  uint32_t largest;  // for the work itself, which leaves zero here
 };
 
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
@@ -46,12 +49,15 @@ __device__ __forceinline__ void work_shares(const Work& work, Counters* counters
   }
 }
 
-// By one thread of each block, which also calls know_shares() after it.
+// By one thread of each block before it copies what the shares left; it also calls know_shares() after that.
 __device__ __forceinline__ void wait_for_shares(Counters* counters, int shares) {
   while (load_acquire(&counters->done) < shares) {}
   copies_and_stores_in_order();
 }
 
-__device__ __forceinline__ void know_shares(Counters* counters) {
-  if (atomicInc(&counters->left, gridDim.x - 1) == gridDim.x - 1) counters->done = 0;
+// Whether this block is the last one to know.
+__device__ __forceinline__ bool know_shares(Counters* counters) {
+  const bool last = atomicInc(&counters->left, gridDim.x - 1) == gridDim.x - 1;
+  if (last) counters->done = 0;
+  return last;
 }

@@ -114,6 +114,7 @@ def cases(table: Table, chip: CudaChip) -> Iterator[Case]:
     yield Case(scaled(K, "channel", input_granularity="token", bias=True), rows, SCALED_ROWS)
     yield Case(scaled(LONG_K, "channel", input_granularity="token", input="f16", output="f16"), rows, SCALED_ROWS)
     yield Case(scaled(LONG_K, "tensor", input_scaling="static", output="f32", bias=True), rows, SCALED_ROWS)
+    yield Case(scaled(LONG_K, "tensor", input_granularity="tensor", input="f32"), rows, SCALED_ROWS)
     rows = (1, 17, 70, 200, 300)
     yield Case(widened(WIDENED_K, "channel", bias=True), rows, WIDENED_ROWS, WIDE)
     yield Case(widened(WIDENED_K, "tensor", input="f16", output="f16"), rows, WIDENED_ROWS)

@@ -58,11 +58,13 @@ def weight_only(n: int, k: int, granularity: str) -> WideInputs:
     return WideInputs(problem, weight=weight, weight_scale=scale, chip=this_chip())
 
 
-def by_rows(n: int, k: int) -> ByRows:
-    """A layer of hopper_fp8_rowwise for up to 64 rows; one launch a call, two where the weight is large."""
+def by_rows(n: int, k: int, granularity: str) -> ByRows:
+    """A layer of hopper_fp8_rowwise for up to 64 rows, a scale a token or one for all; one launch a call, two where the
+    weight is large."""
     weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
     scale = (torch.rand(n, 1, device="cuda") + 0.5) * k**-0.5
-    problem = Problem("fp8_w8a8", m=1, n=n, k=k, output="bf16", weight_granularity="channel", input_granularity="token")
+    how = {"weight_granularity": "channel", "input_granularity": granularity}
+    problem = Problem("fp8_w8a8", m=1, n=n, k=k, output="bf16", **how)
     return ByRows(problem, weight=weight, weight_scale=scale, chip=this_chip())
 
 
@@ -86,9 +88,12 @@ def calls() -> dict[str, Call]:
                 wide = partial(lambda kernel, x: kernel.product(kernel.quantize(x), choice=WIDEST), kernel)
                 found[f"hopper_fp8_block {n} x {k}, m={m}, widest tiles"] = with_inputs(wide, m, k)
     for n, k, rows in ((2112, 7168, (1, 8, 64)), (10240, 5120, (16,)), (8192, 8192, (16,))):
-        kernel = by_rows(n, k)
-        for m in rows:
-            found[f"hopper_fp8_rowwise {n} x {k}, m={m}"] = with_inputs(partial(kernel, bias=None), m, k)
+        for granularity in ("token", "tensor"):
+            kernel = by_rows(n, k, granularity)
+            for m in rows:
+                found[f"hopper_fp8_rowwise {granularity} {n} x {k}, m={m}"] = with_inputs(
+                    partial(kernel, bias=None), m, k
+                )
     for n, k, rows in ((4096, 7168, (1, 16, 64, 128)), (2112, 7168, (1, 1024)), (6144, 16384, (8, 64))):
         for granularity in ("channel", "block"):
             kernel = weight_only(n, k, granularity)

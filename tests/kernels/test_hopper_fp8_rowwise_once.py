@@ -26,25 +26,28 @@ def counters_are_zero_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 def layer(
-    n: int, k: int, dtype: str = "bf16", output: str = "bf16", input_granularity: str = "token", **limits: torch.Tensor
+    n: int, k: int, dtype: str = "bf16", output: str = "bf16", granularity: str = "token", **limits: torch.Tensor
 ) -> Kernel:
     """A layer with a scale a token or one for all, computed, limited or given."""
     weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
     scale = (torch.rand(n, 1, device="cuda") + 0.5) * k**-0.5
-    given = "input_scale" in limits
+    scaling = "static" if "input_scale" in limits else "dynamic"
     problem = Problem(
         "fp8_w8a8", m=1, n=n, k=k, input=dtype, output=output, weight_granularity="channel",
-        input_granularity="tensor" if given else input_granularity, input_scaling="static" if given else "dynamic",
+        input_granularity=granularity, input_scaling=scaling,
     )  # fmt: skip
     return Kernel(problem, weight=weight, weight_scale=scale, chip=this_chip(), **limits)
 
 
-@pytest.mark.parametrize("limit", ["", "input_scale", "input_scale_ub"])
+@pytest.mark.parametrize(("granularity", "limit"), [
+    ("token", ""), ("token", "input_scale_ub"), ("tensor", ""), ("tensor", "input_scale_ub"), ("tensor", "input_scale"),
+])  # fmt: skip
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
 @pytest.mark.parametrize(("n", "k"), SIZES)
-def test_one_launch_has_the_bits_of_two(n: int, k: int, dtype: str, limit: str) -> None:
+def test_one_launch_has_the_bits_of_two(n: int, k: int, dtype: str, granularity: str, limit: str) -> None:
     limits = {limit: torch.full((1,), 2.0**-9, device="cuda")} if limit else {}
-    kernel, bias = layer(n, k, dtype, "f32" if k == 1040 else "bf16", **limits), torch.randn(n, device="cuda")
+    kernel = layer(n, k, dtype, "f32" if k == 1040 else "bf16", granularity, **limits)
+    bias = torch.randn(n, device="cuda")
     for m in (1, 5, 8, 9, 16, 31, 32, 33, 64):
         x = inputs(m, k, DTYPES[dtype]) if k > 256 else torch.randn(m, k, device="cuda").to(DTYPES[dtype])
         for added in (None, bias):
@@ -55,26 +58,18 @@ def test_one_launch_has_the_bits_of_two(n: int, k: int, dtype: str, limit: str) 
         assert_same_bits(kernel(wide[:, :k], bias), by_stages(kernel, x, bias))
 
 
-def test_a_single_row_with_the_scale_of_all_rows_is_one_launch_too() -> None:
-    kernel = layer(2112, 7168, input_granularity="tensor")
-    x = inputs(1, 7168, torch.bfloat16)
-    assert_same_bits(kernel(x, None), by_stages(kernel, x))
-    assert kernel._calls[1] is not None
-    kernel(x.repeat(2, 1), None)
-    assert kernel._calls[2] is None
-
-
+@pytest.mark.parametrize("granularity", ["token", "tensor"])
 @pytest.mark.parametrize(("n", "k"), [(4096, 4096), (576, 7168)])
-def test_it_reads_what_the_kernel_before_it_wrote_and_counts_after_it(n: int, k: int) -> None:
-    kernel, chained = layer(n, k), layer(k, n)
+def test_it_reads_what_the_kernel_before_it_wrote_and_counts_after_it(n: int, k: int, granularity: str) -> None:
+    kernel, chained = layer(n, k, granularity=granularity), layer(k, n, granularity=granularity)
     sources = [torch.randn(m, k, device="cuda").bfloat16() for m in (1, 5, 64, 17, 8, 33)]
     assert_chain(kernel, chained, sources)
 
 
 @pytest.mark.parametrize("own_streams", [True, False])
 def test_threads_that_fill_the_chip_together_wait_for_nobody_for_ever(own_streams: bool) -> None:
-    layers = [layer(10240, 5120), layer(2112, 7168), layer(32768, 512)]
-    sources = [torch.randn(m, k, device="cuda").bfloat16() for m, k in ((64, 5120), (1, 7168), (64, 512))]
+    layers = [layer(10240, 5120), layer(2112, 7168, granularity="tensor"), layer(32768, 512)]
+    sources = [torch.randn(m, k, device="cuda").bfloat16() for m, k in ((64, 5120), (40, 7168), (64, 512))]
     wanted = [by_stages(one, x) for one, x in zip(layers, sources, strict=True)]
     calls = [partial(one, x, None) for one, x in zip(layers, sources, strict=True)]
     assert not wrong_of_threads(calls, wanted, own_streams)

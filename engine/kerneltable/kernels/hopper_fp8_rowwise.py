@@ -1,7 +1,7 @@
 """hopper_fp8_rowwise: W8A8 in CUDA for SM90 and few rows; scales per token or tensor, per output channel or tensor.
 
 A call is the launches of the stages `quantize` and `product`; one launch where the host would take longer for two than
-the device for both, unless several rows have one scale, that of their largest number.
+the device for both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kerneltable.ops import hopper_fp8_rowwise_once as once_op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_vectors import rows_of, width_of
 from kerneltable.ops.hopper import map_of, output_of, settle
-from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS
+from kerneltable.ops.hopper_fp8_choice import DEPTH
 from kerneltable.ops.input_quantizer import input_quantizer
 from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
@@ -36,10 +36,12 @@ MOST_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """What calls with one number of rows need: one launch, and where codes and scales lie meanwhile."""
+    """What calls with one number of rows need: one launch, where codes and scales lie meanwhile, and 1 where several
+    rows have one scale, that of their largest number."""
 
     launch: once_op.Launch
     places: Places[once_op.Place]
+    common: int
 
 
 class Kernel:
@@ -72,8 +74,7 @@ class Kernel:
         self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=self.chip)
         self._bias = WideBias()
         static = problem.input_scaling == "static"
-        common = not static and problem.input_granularity == "tensor"
-        self._most = 1 if common else FEW_ROWS
+        self._common = not static and problem.input_granularity == "tensor"
         limits = (input_scale if static else None, None if static else input_scale_ub)
         self._limits = tuple(None if one is None else widen_scale(one).reshape(()) for one in limits)
         self._limit_addresses = tuple(0 if one is None else one.data_ptr() for one in self._limits)
@@ -107,19 +108,19 @@ class Kernel:
         out = self._empty.new_empty(m, self.problem.n)
         addresses = (self.weight_scale.data_ptr(), 0 if added is None else added.data_ptr(), out.data_ptr())
         sources = (x.data_ptr(), *self._limit_addresses, *place.addresses)
-        sizes = (m, self.problem.n, self.problem.k, step)
+        sizes = (m, self.problem.n, self.problem.k, call.common, step)
         launch.function(launch.grid, launch.block, (*sources, *addresses, *sizes), place.maps)
         return out
 
     def _call(self, m: int) -> Once | None:
         """What calls with m rows need, kept; None where they are two launches."""
         problem, found = self.problem, None
-        if m <= self._most and once_op.serves(m, problem.n, problem.k):
+        if once_op.serves(m, problem.n, problem.k):
             dtypes, index = (problem.input, problem.output), self.weight.device.index or 0
             launch = once_op.prepare(m, problem.n, problem.k, *dtypes, self.chip, index)
             weight = map_of(self.weight, "u8", launch.weight)
             make = partial(once_op.place, m=m, k=problem.k, launch=launch, weight=weight)
-            found = Once(launch, Places(launch.function, self._memory, make))
+            found = Once(launch, Places(launch.function, self._memory, make), int(self._common and m > 1))
         if len(self._calls) >= MOST_ROWS:
             self._calls.clear()
         self._calls[m] = found

@@ -19,7 +19,7 @@ from kerneltable.ops.hopper_fp8_fused import numbers_of
 from kerneltable.ops.hopper_fp8_once import CONSUMERS, COUNTER_BYTES, MOST_BYTES
 from kerneltable.ops.hopper_fp8_rowwise import choice_of
 
-TYPES = (BY_VALUE, BY_VALUE, *[POINTER] * 9, INT32, INT32, INT32, INT64)
+TYPES = (BY_VALUE, BY_VALUE, *[POINTER] * 9, *[INT32] * 4, INT64)
 
 
 def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
