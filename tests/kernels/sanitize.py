@@ -86,8 +86,8 @@ class Run:
             data.tensors["weight_scale"].view(-1)[:2] = torch.tensor([0.0, 2.0**-120])
 
         @cache
-        def reference(quantized: bool) -> tuple[torch.Tensor, torch.Tensor]:
-            return reference64(problem, data.tensors, data.x, data.bias, quantized)
+        def reference(m: int, quantized: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            return reference64(problem, data.tensors, data.x[:m], data.bias, quantized)
 
         for kernel in kernels:
             for fault in map(str, refusals(self.table, kernel, self.device, problem)):
@@ -97,7 +97,7 @@ class Run:
                 what = f"{kernel}, {words(problem)}{', wild scales' if case.wild else ''}"
                 self.guarded(what, lambda kernel=kernel: self.run_kernel(case, kernel, data, reference))  # type: ignore[misc]
 
-    def run_kernel(self, case: Case, kernel: str, data: LayerData, reference: Callable[[bool], Any]) -> str:
+    def run_kernel(self, case: Case, kernel: str, data: LayerData, reference: Callable[[int, bool], Any]) -> str:
         """Every call of a case on a kernel.
 
         returns   the largest error over its bound
@@ -113,7 +113,7 @@ class Run:
                 out = call()
             if self.dry:
                 continue
-            ref, magnitude = (part[:m] for part in reference(quantizes_input(problem, row.kind)))
+            ref, magnitude = reference(m, quantizes_input(problem, row.kind))
             form = (problem.k, problem.output, row.numerics.accumulator)
             error = error_over_bound(out.cpu(), ref, magnitude, *form)
             worst = max(worst, error)
