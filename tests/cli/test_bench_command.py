@@ -20,7 +20,8 @@ from kerneltable.table import load_table
 
 SMALL = ["bench", "fp8_block_w8a8", "--shapes", "256x256", "--m", "1,3", "--kernel", "cpu_fp8"]
 REPORT = {
-    "scheme": "fp8_block_w8a8", "device": "x", "torch": "2", "date": "2026-11-21", "method": "graphs",
+    "scheme": "fp8_block_w8a8", "weight_granularity": "block", "weight_block": "128x128", "input_granularity": "block",
+    "input_scaling": "dynamic", "device": "x", "torch": "2", "date": "2026-11-21", "method": "graphs",
     "memory_bytes_per_s": 4e12, "product_operations_per_s": 8e14,
 }  # fmt: skip
 
@@ -155,6 +156,7 @@ def test_what_is_no_number_of_rows_is_refused(text):
 
 def test_the_choice_carries_a_star_and_products_stand_below():
     lines = text_lines([timing("a", 1, 10.0, product=8.0, chosen=True), timing("b", 1, 20.0)], REPORT)
+    assert lines[0].startswith("fp8_block_w8a8 (scales: weight per 128x128, input per block) on x, torch 2,")
     assert any(line.strip().startswith("a ") and line.endswith("10.0*") for line in lines)
     assert any("product alone" in line and line.endswith("8.0") for line in lines)
 

@@ -15,7 +15,10 @@ from kerneltable.run.timing.clock import Spread
 from kerneltable.run.timing.host_time import LINEAR, HostTime, ratio
 
 SMALL = ["bench", "fp8_block_w8a8", "--shapes", "256x256", "--m", "1,3", "--host", "--kernel", "cpu_fp8"]
-HEAD = {"scheme": "s", "device": "d", "torch": "2"}
+HEAD = {
+    "scheme": "s", "weight_granularity": "channel", "weight_block": None, "input_granularity": "none",
+    "input_scaling": "none", "device": "d", "torch": "2",
+}  # fmt: skip
 
 
 def timing(kernel, m, us, **more):
@@ -69,6 +72,7 @@ def test_csv_has_a_line_for_each_timing(capsys):
 def test_the_text_shows_each_time_relative_to_the_unquantized_layer():
     timings = [timing(LINEAR, 1, 10.0), timing("a", 1, 12.5, chosen=True), timing("b", 1, None, fault="no")]
     lines = list(text_lines(timings, (1,), HEAD))
+    assert lines[0].startswith("s (scales: weight per channel, input not quantized) on d, torch 2;")
     assert any(line.split() == ["a", "12.5", "(1.25)*"] for line in lines)
     assert any(line.split() == ["b", "-"] for line in lines)
     assert lines[-1] == "left out: b: no"

@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.bench_report import csv_lines, shares, whole
+from kerneltable.cli.bench_report import csv_lines, granularity_of, shares, whole
 from kerneltable.cli.bench_text import text_lines
 from kerneltable.cli.options import add_format, add_layers, check_kernels, table_of
 from kerneltable.cli.output import print_json, print_lines, replace_json
@@ -99,6 +99,7 @@ def measure(args: Namespace) -> dict[str, Any]:
     from kerneltable.run.timing.bench import ROWS, bench_size, kernels_of, left_out
     from kerneltable.run.timing.clock import fp8_product_rate, memory_rate, product_rate
     from kerneltable.run.timing.room import check_room
+    from kerneltable.select import complete
 
     bench = bench_of(args)
     table, device, problem, where = bench.table, bench.device, bench.problem, bench.where
@@ -109,7 +110,8 @@ def measure(args: Namespace) -> dict[str, Any]:
     timings: list[Timing] = []
     others: dict[str, str] = {}
     report: dict[str, Any] = {
-        "format": 1, "scheme": args.scheme, "input": args.input, "output": args.input,
+        "format": 1, "scheme": args.scheme, **granularity_of(complete(table.schemes[args.scheme], problem)),
+        "input": args.input, "output": args.input,
         "device": device.name or device.platform, "torch": torch.__version__,
         "date": datetime.date.today().isoformat(), "table": table.digest,
         "method": "CUDA graphs over rotating copies, median of replays" if where.type == "cuda"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from kerneltable.cli.bench_report import granularity_of, heading
 from kerneltable.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def run(bench: Bench, sizes: Sized, rows: tuple[int, ...], format: str, seen: Ca
     import torch
 
     from kerneltable.run.timing.host_time import host_times
+    from kerneltable.select import complete
 
     timings: list[HostTime] = []
 
@@ -34,8 +36,11 @@ def run(bench: Bench, sizes: Sized, rows: tuple[int, ...], format: str, seen: Ca
                 timings.append(timing)
                 yield timing
 
-    head = {"scheme": bench.problem.scheme, "input": bench.problem.input, "torch": torch.__version__}
-    head["device"] = bench.device.name or bench.device.platform
+    scheme = bench.table.schemes[bench.problem.scheme]
+    head = {
+        "scheme": scheme.name, **granularity_of(complete(scheme, bench.problem)), "input": bench.problem.input,
+        "torch": torch.__version__, "device": bench.device.name or bench.device.platform,
+    }  # fmt: skip
     if format == "json":
         found = list(measured())
         seen("")
@@ -82,7 +87,7 @@ def text_lines(timings: Iterable[HostTime], rows: tuple[int, ...], head: dict[st
     from kerneltable.run.timing.host_time import ratio
 
     columns = tuple(dict.fromkeys(rows))
-    yield f"{head['scheme']} on {head['device']}, torch {head['torch']}; eager calls in inference mode"
+    yield f"{heading(head)} on {head['device']}, torch {head['torch']}; eager calls in inference mode"
     seen: list[HostTime] = []
     for timing in timings:
         if not seen or (seen[-1].n, seen[-1].k) != (timing.n, timing.k):

@@ -6,7 +6,26 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kerneltable.model import Problem
     from kerneltable.run.timing.bench import Timing
+
+
+def granularity_of(problem: Problem) -> dict[str, str | None]:
+    """What a report says of a completed problem's scales."""
+    return {
+        "weight_granularity": problem.weight_granularity,
+        "weight_block": problem.weight_block and "{}x{}".format(*problem.weight_block),
+        "input_granularity": problem.input_granularity,
+        "input_scaling": problem.input_scaling,
+    }
+
+
+def heading(report: dict[str, Any]) -> str:
+    """The scheme, and which of its scales were timed."""
+    weight, given = report["weight_block"] or report["weight_granularity"], report["input_granularity"]
+    static = ", static" if report["input_scaling"] == "static" else ""
+    inputs = "input not quantized" if given == "none" else f"input per {given}{static}"
+    return f"{report['scheme']} (scales: weight per {weight}, {inputs})"
 
 
 def whole(report: dict[str, Any]) -> dict[str, Any]:

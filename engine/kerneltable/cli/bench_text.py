@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kerneltable.cli.bench_report import heading
+
 if TYPE_CHECKING:
     from kerneltable.run.timing.bench import Timing
 
@@ -44,7 +46,7 @@ def text_lines(
 
 
 def _head(report: dict[str, Any]) -> Iterator[str]:
-    yield f"{report['scheme']} on {report['device']}, torch {report['torch']}, {report['date']}; {report['method']}"
+    yield f"{heading(report)} on {report['device']}, torch {report['torch']}, {report['date']}; {report['method']}"
     fp8 = report.get("fp8_product_operations_per_s")
     yield (
         f"ceilings measured in this run: memory {report['memory_bytes_per_s'] / 1e9:,.0f} GB/s, "
