@@ -9,6 +9,7 @@ constexpr int PARTS = STEP / LANES;            // vectors of one step
 constexpr int64_t RUN = 32;                    // columns of k, the smallest block of a scheme, that share a unit below
 constexpr int64_t PASS = 8192;                 // columns of k whose units are held at a time for one row
 constexpr int64_t LINE = 64;                   // bytes of a cache line
+constexpr int64_t AHEAD = 1024;                // codes of a row between what is fetched and what is widened, for one row of x
 
 KT_TARGET inline void read_row(const kt_fp8_job& job, int64_t row, float* line) {
     const int64_t k = job.k, start = row * job.x_stride;
@@ -141,7 +142,8 @@ KT_TARGET inline void widen_panel(const kt_fp8_job& job, int64_t column, int64_t
     }
 }
 
-// sums[R][COLUMNS] of vectors += x[R][depth] * weights[COLUMNS][depth], one vector along the depth at a time.
+// sums[R][COLUMNS] of vectors += x[R][depth] * weights[COLUMNS][depth], one vector along the depth at a time. Meanwhile the
+// rows of x that come next are fetched from the second-level cache.
 template <int R>
 KT_TARGET inline void add_products(const float* x, const float* weights, int64_t depth, bool first, float* sums) {
     Vec sum[R][COLUMNS];
@@ -153,7 +155,10 @@ KT_TARGET inline void add_products(const float* x, const float* weights, int64_t
     for (int64_t i = 0; i < depth; i += LANES) {
         Vec row[R];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) row[r] = load(x + r * DEPTH + i);
+        for (int r = 0; r < R; ++r) {
+            row[r] = load(x + r * DEPTH + i);
+            if (R == ROWS) __builtin_prefetch(x + (r + R) * DEPTH + i);
+        }
 #pragma GCC unroll 8
         for (int c = 0; c < COLUMNS; ++c) {
             const Vec weight = load(weights + c * DEPTH + i);
@@ -176,9 +181,9 @@ KT_TARGET inline void add_rows(int64_t rows, const float* x, const float* w, int
 }
 
 // For one row, without a detour through memory: sums[COLUMNS] of vectors += x * weights, widened in registers, for
-// columns [start, start + count) of k, whole steps. False, with nothing done, if a scale is of no use. Meanwhile the
-// codes of the COLUMNS below are fetched in the order of memory, which a processor by itself does within a page only;
-// below the last of them nothing is read, since fetching cannot fault.
+// columns [start, start + count) of k, whole steps. False, with nothing done, if a scale is of no use. Meanwhile codes
+// further along in each row are fetched, and behind its end those at the beginning of the row COLUMNS below: a processor
+// by itself does not follow into another page. Below the last of them nothing is read, since fetching cannot fault.
 KT_TARGET inline bool add_row(const kt_fp8_job& job, const float* x, int64_t column, int64_t start, int64_t count,
                               float* sums) {
     alignas(64) float units[COLUMNS][PASS / RUN];
@@ -191,7 +196,7 @@ KT_TARGET inline bool add_row(const kt_fp8_job& job, const float* x, int64_t col
     }
     const int64_t stride = job.weight_stride, kept = kept_bits(job);
     const uint8_t* const codes = job.weight + column * stride + start;
-    const uint8_t* const below = job.weight + (column + COLUMNS) * stride + start * COLUMNS;
+    const int64_t rest = job.k - start, below = COLUMNS * stride - job.k;
     Vec sum[COLUMNS];
 #pragma GCC unroll 8
     for (int c = 0; c < COLUMNS; ++c) sum[c] = start ? load(sums + c * LANES) : zero();
@@ -199,10 +204,11 @@ KT_TARGET inline bool add_row(const kt_fp8_job& job, const float* x, int64_t col
         Vec row[PARTS];
 #pragma GCC unroll 8
         for (int p = 0; p < PARTS; ++p) row[p] = load(x + i + p * LANES);
+        const uint8_t* const ahead = codes + i + AHEAD + (i + AHEAD < rest ? 0 : below);
         Wide weights = scaled_step(codes, units[0], i, kept);
 #pragma GCC unroll 8
         for (int c = 0; c < COLUMNS; ++c) {
-            if (i % LINE == 0) __builtin_prefetch(below + i * COLUMNS + c * LINE, 0, 2);
+            if (i % LINE == 0) __builtin_prefetch(ahead + c * stride, 0, 2);
             const Wide now = weights;  // the next ones are widened while the sum of these is waited for
             if (c + 1 < COLUMNS) weights = scaled_step(codes + (c + 1) * stride, units[c + 1], i, kept);
 #pragma GCC unroll 8
