@@ -114,13 +114,13 @@ static void pack_rows(void* context) {
     for (int64_t row; (row = work.next++) < work.rows.rows;) work.path.pack(work.job, work.rows, row, line);
 }
 
-// For one row, shares of what is left: long runs of memory at first, single parts at the end. For more rows one part of the
-// columns of one chunk of rows, all of a chunk before the next one.
+// For a few rows, shares of what is left: long runs of memory at first, single parts at the end. For more rows one part of
+// the columns of one chunk of rows, all of a chunk before the next one.
 static bool take_parts(Work& work, int64_t parts, int64_t& first, int64_t& count) {
     first = work.next;
     do {
         if (first >= parts) return false;
-        const int64_t share = work.rows.rows > 1 ? 1 : (parts - first) / (2 * std::max(1, work.job.threads));
+        const int64_t share = work.rows.rows > LONG_RUNS ? 1 : (parts - first) / (2 * std::max(1, work.job.threads));
         count = std::max<int64_t>(1, share);
     } while (!work.next.compare_exchange_weak(first, first + count));
     return true;
@@ -151,7 +151,7 @@ static void share(Work& work, Pool::Body body, int64_t parts, int64_t steps) {
 // Panels of columns that are multiplied with one depth block of rows while a cache holds that, if every thread still has
 // some parts.
 static int panels_of(const kt_fp8_job& job, const Path& path, int64_t height) {
-    int panels = height > 16 ? 8 : 1;
+    int panels = height > LONG_RUNS ? 8 : 1;
     while (panels > 1 && ceil_div(job.n, panels * path.columns) * ceil_div(height, CHUNK) < 4 * job.threads) panels /= 2;
     return panels;
 }

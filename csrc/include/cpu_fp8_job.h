@@ -35,6 +35,8 @@ constexpr int64_t DEPTH = 512;
 // Rows of x that are packed at a time, and how many of them are multiplied with a few columns at a time: 96 of k = 4096 are
 // 1.5 MiB, which a second-level cache of 2 MiB holds, and a weight is widened once for so many.
 constexpr int64_t HEIGHT = 256, CHUNK = 96;
+// Up to so many rows, threads take long runs of the weight, not one panel of columns at a time: codes are fetched ahead.
+constexpr int64_t LONG_RUNS = 16;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -11,7 +11,7 @@ namespace kt::avx2 {
 #define KT_INLINE KT_TARGET inline __attribute__((always_inline))
 
 typedef __m256 Vec;
-constexpr int LANES = 8, ROWS = 3, COLUMNS = 4;
+constexpr int LANES = 8, ROWS = 3, COLUMNS = 4, FEW = 1;
 
 KT_INLINE Vec zero() { return _mm256_setzero_ps(); }
 KT_INLINE Vec load(const float* from) { return _mm256_load_ps(from); }

@@ -11,7 +11,7 @@ namespace kt::avx512 {
 #define KT_INLINE KT_TARGET inline __attribute__((always_inline))
 
 typedef __m512 Vec;
-constexpr int LANES = 16, ROWS = 4, COLUMNS = 6;
+constexpr int LANES = 16, ROWS = 4, COLUMNS = 6, FEW = 8;
 
 KT_INLINE Vec zero() { return _mm512_setzero_ps(); }
 KT_INLINE Vec load(const float* from) { return _mm512_load_ps(from); }

@@ -9,7 +9,7 @@ namespace kt::portable {
 #define KT_INLINE inline __attribute__((always_inline))
 
 typedef float Vec __attribute__((vector_size(16)));
-constexpr int LANES = 4, ROWS = 3, COLUMNS = 4;
+constexpr int LANES = 4, ROWS = 3, COLUMNS = 4, FEW = 1;
 
 inline Vec zero() { return Vec{}; }
 inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }

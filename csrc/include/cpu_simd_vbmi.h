@@ -8,8 +8,8 @@ namespace kt::vbmi {
 #define KT_TARGET __attribute__((target("avx512vbmi,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")))
 #define KT_INLINE KT_TARGET inline __attribute__((always_inline))
 
-using avx512::all, avx512::COLUMNS, avx512::LANES, avx512::load, avx512::multiply_add, avx512::ROWS, avx512::store;
-using avx512::sum, avx512::Vec, avx512::zero;
+using avx512::all, avx512::COLUMNS, avx512::FEW, avx512::LANES, avx512::load, avx512::multiply_add, avx512::ROWS;
+using avx512::store, avx512::sum, avx512::Vec, avx512::zero;
 
 constexpr int STEP = 4 * LANES;
 constexpr float UNIT = 1.0f;
