@@ -39,7 +39,7 @@ class Once:
     """What calls with one number of rows need: one launch, where codes and scales lie meanwhile, and 1 where several
     rows have one scale, that of their largest number."""
 
-    launch: once_op.Launch
+    launch: op.Launch
     places: Places[once_op.Place]
     common: int
 

@@ -12,12 +12,12 @@ from functools import lru_cache
 
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
-from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, Function, TensorMap
+from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, TensorMap
 from kerneltable.ops.hopper import ceil_div, tensor_map
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Stream
 from kerneltable.ops.hopper_fp8_fused import numbers_of
 from kerneltable.ops.hopper_fp8_once import CONSUMERS, COUNTER_BYTES, MOST_BYTES
-from kerneltable.ops.hopper_fp8_rowwise import choice_of
+from kerneltable.ops.hopper_fp8_rowwise import Launch, choice_of
 
 TYPES = (BY_VALUE, BY_VALUE, *[POINTER] * 9, *[INT32] * 4, INT64)
 
@@ -32,20 +32,6 @@ def instance_of(choice: Stream, input: str, output: str) -> Instance:
     defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers_of(choice, input, output).items()))
     name = "hopper_fp8_rowwise_once"
     return Instance(f"cuda/{name}.cu", name, TYPES, choice.shared_bytes, defines, early=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What is the same for every call with one number of rows.
-
-    codes, weight   rows and columns of one copy of each
-    """
-
-    function: Function
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    codes: tuple[int, int]
-    weight: tuple[int, int]
 
 
 def serves(m: int, n: int, k: int) -> bool:
@@ -68,7 +54,7 @@ def prepare(m: int, n: int, k: int, input: str, output: str, chip: CudaChip, dev
     choice = choice_of(m, n, k, chip.multiprocessors)
     function = load(instance_of(choice, input, output), chip, device)
     grid = (ceil_div(n, 64) * choice.split, 1, 1)
-    return Launch(function, grid, (CONSUMERS + 32, 1, 1), (choice.columns, DEPTH), (64, DEPTH))
+    return Launch(function, grid, (CONSUMERS + 32, 1, 1), (64, DEPTH), (choice.columns, DEPTH))
 
 
 @dataclass(frozen=True, slots=True)
