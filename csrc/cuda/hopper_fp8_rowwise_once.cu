@@ -8,8 +8,8 @@
 // for all rows; the sums are those of hopper_fp8_rowwise.cu with the same numbers, bit for bit.
 //
 // k is a multiple of 16, and x and its rows begin at multiples of 16 bytes. given: the scale of all rows, or nullptr where
-// it comes from their numbers, at most *upper unless that is nullptr. Compile-time: the numbers of hopper_stream.cuh, KT_IN, KT_WIDTH
-// (quantize.cuh; 8 or 4).
+// it comes from their numbers, at most *upper unless that is nullptr. Compile-time: the numbers of hopper_stream.cuh,
+// KT_IN, KT_WIDTH (quantize.cuh; 8 or 4).
 #define KT_ROW_SCALES 1
 constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all of it
 

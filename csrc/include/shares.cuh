@@ -12,9 +12,9 @@
 // What the blocks of a launch agree by: zeros before and after. Launches that use the same follow each other on a stream,
 // and no other kernel writes there.
 struct Counters {
-  uint32_t next;  // tickets given: each block gets one that is in vain, the last of which sets this to zero
-  uint32_t done;  // shares that are ready
-  uint32_t left;  // blocks that know that all are; the last one sets `done` to zero
+  uint32_t next;     // tickets given: each block gets one that is in vain, the last of which sets this to zero
+  uint32_t done;     // shares that are ready
+  uint32_t left;     // blocks that know that all are; the last one sets `done` to zero
   uint32_t largest;  // for the work itself, which leaves zero here
 };
 
