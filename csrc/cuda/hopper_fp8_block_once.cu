@@ -6,63 +6,11 @@
 // q and q_scale lie in memory as quantize_block.cu leaves them, byte for byte, and the sums are those of
 // hopper_fp8_block_stream.cu with the same numbers, bit for bit.
 //
-// k is a multiple of 16, and x and its rows begin at multiples of 16 bytes. Compile-time: the numbers of
-// hopper_stream.cuh, KT_IN, KT_WIDTH (quantize.cuh; 8 or 4).
+// What x must be quantize_groups.cuh says. Compile-time: its numbers and those of hopper_stream.cuh.
 constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all of it
 
 #include "hopper_stream.cuh"
-#include "numbers.cuh"
-#include "quantize.cuh"
-#include "shares.cuh"
-
-constexpr int kLanes = kDepth / kWidth, kUnits = kConsumers / kLanes, kBatch = 4;
-static_assert(kLanes <= 32, "lanes of a warp find the largest of a row and 128 columns, a unit");
-
-// Rows of x, `step` elements apart, and where they go: codes row by row, the scales of a block of k together.
-struct Rows {
-  const In* x;
-  uint8_t* codes;
-  float* scales;
-  int m, k, padded;
-  int64_t step;
-};
-
-// kBatch units are on their way at a time; a thread has a vector of each.
-__device__ __forceinline__ void quantize(const Rows& rows, int share, int shares) {
-  const int groups = (rows.k + kDepth - 1) / kDepth, units = rows.m * groups, lane = threadIdx.x % kLanes;
-  const int own = threadIdx.x / kLanes;
-#pragma unroll 1
-  for (int first = share; first * kUnits < units; first += kBatch * shares) {
-    Vector vector[kBatch];
-    int row[kBatch], group[kBatch];
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      const int unit = (first + i * shares) * kUnits + own, column = unit % groups * kDepth + lane * kWidth;
-      row[i] = unit / groups, group[i] = unit % groups;
-      vector[i] = load(rows.x + row[i] * rows.step + column, unit < units && column < rows.k);
-    }
-#pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
-      if ((first + i * shares) * kUnits >= units) break;
-      uint32_t bits = float_bits(larger(0, vector[i]));
-#pragma unroll
-      for (int other = kLanes / 2; other > 0; other /= 2) bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, other));
-      if (row[i] >= rows.m) continue;
-      const float scale = scale_of(bits, nullptr);
-      const int column = group[i] * kDepth + lane * kWidth;
-      if (lane == 0) rows.scales[static_cast<int64_t>(group[i]) * rows.padded + row[i]] = scale;
-      if (column < rows.k)
-        store_quotients<true>(rows.codes + static_cast<int64_t>(row[i]) * rows.k + column, vector[i],
-                              Divisor(bits == 0 ? 1.0f : scale));  // zeros are zeros by any scale
-    }
-  }
-}
-
-struct Quantize {
-  const Rows& rows;
-  int shares;
-  __device__ __forceinline__ void operator()(int share) const { quantize(rows, share, shares); }
-};
+#include "quantize_groups.cuh"
 
 extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(kConsumers + 32, kResident)
 hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
@@ -79,14 +27,16 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
   const int early = min(count, kStages);
   const Producer self = {memory.at, &input, &weight, &scale, here, first};
 
-  if (threadIdx.x == 0) ticket = next_ticket(counters, shares);
-  if (elected_in(kConsumers / 32)) {
-    prefetch_map(&weight), prefetch_map(&input), prefetch_map(&scale);
-    for (int i = 0; i < kStages; ++i)
-      barrier_init(memory.at.full + i * 8, 1), barrier_init(memory.at.empty + i * 8, kConsumers / 32 * kGiving);
-    barrier_init_fence();
-    for (int i = 0; i < early; ++i) self.fetch_weight(i);  // it was there before the kernel that makes the input
+  if (in_warp(kConsumers / 32)) {
+    if (elected()) {
+      prefetch_map(&weight), prefetch_map(&input), prefetch_map(&scale);
+      for (int i = 0; i < kStages; ++i)
+        barrier_init(memory.at.full + i * 8, 1), barrier_init(memory.at.empty + i * 8, kConsumers / 32 * kGiving);
+      barrier_init_fence();
+      for (int i = 0; i < early; ++i) self.fetch_weight(i);  // it was there before the kernel that makes the input
+    }
   }
+  if (threadIdx.x == 0) ticket = next_ticket(counters, shares);
   __syncthreads();
 
   Neighbours neighbours;
@@ -102,8 +52,8 @@ hopper_fp8_block_once(const __grid_constant__ TensorMap input, const __grid_cons
     __syncwarp();
   } else {
     neighbours = neighbours_of(nullptr, bias, n, here);
-    const Rows rows = {x, codes, scales, m, k, padded, x_step};
-    work_shares<kConsumers>(Quantize{rows, shares}, counters, &ticket, shares);
+    const QuantizeGroups<kConsumers, 0> quantize = {x, codes, scales, m, k, padded, shares, x_step};
+    work_shares<kConsumers>(quantize, counters, &ticket, shares);
     if (threadIdx.x == 0) let_next_start();  // this block's last ticket has been given
     multiply(memory, weight_scales, nothing_of(m));
   }

@@ -1,107 +1,22 @@
-// Block-scaled FP8 product for SM90 with so few tiles that k has to be divided: a cluster takes a tile, and each of its
-// KT_SPLIT blocks a part of k.
+// Block-scaled FP8 product for SM90 with so few tiles that k has to be divided (hopper_parted.cuh).
 //
-//   out[m, n] = round(sum over blocks b of 128 columns: (x[m, b] . w[n, b]) * x_scale[b, m] * w_scale[n / 128, b] + bias[n])
+//   out[m, n] = round(sum over blocks b of 128 columns: (q[m, b] . w[n, b]) * q_scale[b, m] * w_scale[n / 128, b] + bias[n])
 //
-// The parts of a tile are added through distributed shared memory, in the order of k, so that the result is the same
-// every time; each block adds its share of it. Compile-time: KT_SPLIT (2 to 8) and the numbers of hopper_tiles.cuh but
-// KT_COMMON.
-#define KT_COMMON 2
-#include "hopper_tiles.cuh"
-
-constexpr int kSplit = KT_SPLIT, kPitch = (kColumns + 31) / 32 * 32 + 8;  // floats of a row of partial sums
-constexpr int kConsumers = 256;
-static_assert(kRows * kPitch * 4 <= kStages * (kInputBytes + kWeightBytes), "partial sums take the place of the stages");
-
-// The weight was there before the kernel that makes the input: as many blocks of k as there are stages.
-__device__ __forceinline__ void fetch_early(const Producer& self, const Tile& tile, int first, int early) {
-  for (int i = 0; i < early; ++i) self.fetch_weight(i, first + i, tile);
-}
-
-// One lane keeps the copies of up to kStages blocks of k in flight.
-__device__ void produce(const Producer& self, const Tile& tile, int first, int count, int early) {
-  wait_for_previous();
-  let_next_start();
-  for (int i = 0; i < early; ++i) self.fetch_input(i, first + i, tile);
-  int slot = 0, phase = 0;
-  for (int i = early; i < count; ++i) {
-    barrier_wait(self.at.empty + slot * 8, phase);
-    self.fetch_weight(slot, first + i, tile);
-    self.fetch_input(slot, first + i, tile);
-    if (++slot == kStages) slot = 0, phase ^= 1;
-  }
-}
-
-// Partial sums to shared memory, row by row.
-__device__ __forceinline__ void spill(float* sums, const float (&sum)[kSums]) {
-  const int thread = threadIdx.x - 128, lane = thread % 32;
-  float* to = sums + (thread / 32 * 16 + lane / 4) * kPitch + 2 * (lane % 4);
-#pragma unroll
-  for (int j = 0; j < kColumns / 8; ++j) {
-    *reinterpret_cast<float2*>(to + 8 * j) = make_float2(sum[4 * j], sum[4 * j + 1]);
-    *reinterpret_cast<float2*>(to + 8 * kPitch + 8 * j) = make_float2(sum[4 * j + 2], sum[4 * j + 3]);
-  }
-}
-
-// This block's share of the tile: the sums of all parts in order, four columns at a time.
-__device__ __forceinline__ void reduce(const float* sums, const float* bias, Out* out, const Tile& tile, int m, int n,
-                                       int part) {
-  constexpr int kAcross = kColumns / 4;
-#pragma unroll 4
-  for (int v = part * kConsumers + threadIdx.x - 128; v < kRows * kAcross; v += kSplit * kConsumers) {
-    const int row = v / kAcross, column = v % kAcross * 4;
-    if (tile.row + row >= m || tile.column + column >= n) continue;
-    const float* own = sums + row * kPitch + column;
-    const uint32_t from = shared_address(own);
-    float4 total = load_remote(from, 0);
-#pragma unroll
-    for (int other = 1; other < kSplit; ++other) {
-      const float4 more = load_remote(from, other);
-      total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
-    }
-    if (bias != nullptr) {
-      const float* b = bias + tile.column + column;
-      total.x += b[0], total.y += b[1], total.z += b[2], total.w += b[3];
-    }
-    store_four(out + static_cast<int64_t>(tile.row + row) * n + tile.column + column, total);
-  }
-}
+// q and q_scale are there, as quantize_block.cu leaves them; or with `shares` of the work all blocks quantize x together
+// before they multiply, and leave the same bytes.
+//
+// Compile-time: the numbers of hopper_parted.cuh and quantize_groups.cuh.
+#include "hopper_parted.cuh"
+#include "quantize_groups.cuh"
 
 extern "C" __global__ void __cluster_dims__(kSplit, 1, 1) __launch_bounds__(384, 1)
 hopper_fp8_block_parts(const __grid_constant__ TensorMap input, const __grid_constant__ TensorMap weight,
                        const __grid_constant__ TensorMap scale, const __grid_constant__ TensorMap weight_scale,
-                       const float* bias, Out* out, int m, int n, int k_blocks) {
+                       const In* x, uint8_t* codes, float* scales, Counters* counters, const float* bias, Out* out,
+                       int m, int n, int k, int padded, int shares, int64_t x_step) {
   extern __shared__ __align__(1024) char raw[];
   const Memory<> memory(raw);
-  const int part = cluster_rank(), cluster = blockIdx.x / kSplit, tiles_m = (m + kRows - 1) / kRows;
-  const Tile tile = {cluster % tiles_m * kRows, cluster / tiles_m * kColumns};
-  const int first = k_blocks * part / kSplit, count = k_blocks * (part + 1) / kSplit - first;
-  const int early = min(count, kStages);
-  const Producer self = {memory.at, &input, &weight, &scale, &weight_scale, 0};
-  if (elected_in(0)) {
-    memory.start_barriers();
-    fetch_early(self, tile, first, early);
-    prefetch_map(&input), prefetch_map(&scale), prefetch_map(&weight_scale);
-  }
-  __syncthreads();
-  if (threadIdx.x < 128) {
-    give_registers<40>();
-    if (elected_in(0)) produce(self, tile, first, count, early);
-    __syncwarp();
-    cluster_sync();
-    cluster_leave();
-  } else {
-    take_registers<232>();
-    Consumer consumer = memory.consumer(m);
-    float sum[kSums], *sums = reinterpret_cast<float*>(memory.tiles);
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
-    wait_for_previous();
-    sum_blocks(consumer, tile.column, count, sum, [] {}, [] {});
-    asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");  // every warp has read its last tile
-    spill(sums, sum);
-    cluster_sync();
-    reduce(sums, bias, out, tile, m, n, part);
-    cluster_leave();  // not while others read its sums
-  }
+  const Producer producer = {memory.at, &input, &weight, &scale, &weight_scale, 0};
+  run(memory, place_of_block(m, k), producer, Output{bias, out, {}}, m, n, Shares{counters, shares},
+      QuantizeGroups<kConsumers, kFirstConsumer>{x, codes, scales, m, k, padded, shares, x_step});
 }

@@ -4,8 +4,8 @@
 //   out[m, n] = round((x[m] . w[n]) * x_scale[m] * w_scale[n] + bias[n])
 //
 // The tensor cores keep about 14 bits of an FP8 sum, so it is added to one in float32 every 128 of k. One warp copies, a
-// warpgroup multiplies; scale_step is 0 where all rows of the input have one scale. Row tiles of the input lie along y and
-// then z of the grid. Compile-time: the numbers of hopper_stream.cuh.
+// warpgroup multiplies; scale_step is 0 where all rows of the input have one scale. Compile-time: the numbers of
+// hopper_stream.cuh.
 #define KT_ROW_SCALES 1
 constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all of it
 
@@ -19,8 +19,7 @@ hopper_fp8_rowwise(const __grid_constant__ TensorMap input, const __grid_constan
   __shared__ alignas(8) uint64_t barriers[2 * kStages];
   __shared__ float of_columns[kColumns];
   const Memory memory(raw, barriers);
-  Place here = place_of_block();
-  here.column += static_cast<int>(blockIdx.z * gridDim.y) * kColumns;
+  const Place here = place_of_block();
   const int first = k_blocks * here.part / kSplit, count = k_blocks * (here.part + 1) / kSplit - first;
 
   if (elected_in(kConsumers / 32)) {

@@ -20,13 +20,6 @@ constexpr int kGiving = 1;  // lanes of a warp that give a stage back, for all o
 
 constexpr int kHeld = KT_IN == 2 ? 4 : 8;  // vectors of a thread that stay in registers until codes are written
 
-// What other blocks have written in this launch, and this thread knows to be there.
-__device__ __forceinline__ uint32_t load_relaxed(const void* from) {
-  uint32_t value;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
-  return value;
-}
-
 // Rows of x, `step` elements apart, and where they go.
 struct Rows {
   const In* x;
@@ -115,12 +108,14 @@ hopper_fp8_rowwise_once(const __grid_constant__ TensorMap input, const __grid_co
   const int early = min(count, kStages), shares = common ? 2 * m : m;
   const Producer self = {memory.at, &input, &weight, nullptr, here, first};
 
-  if (threadIdx.x == 0) ticket = next_ticket(counters, shares);
-  if (elected_in(kConsumers / 32)) {
-    prefetch_map(&weight), prefetch_map(&input);
-    start_barriers(memory.at);
-    for (int i = 0; i < early; ++i) self.fetch_weight(i);  // it was there before the kernel that makes the input
+  if (in_warp(kConsumers / 32)) {
+    if (elected()) {
+      prefetch_map(&weight), prefetch_map(&input);
+      start_barriers(memory.at);
+      for (int i = 0; i < early; ++i) self.fetch_weight(i);  // it was there before the kernel that makes the input
+    }
   }
+  if (threadIdx.x == 0) ticket = next_ticket(counters, shares);
   __syncthreads();
 
   Neighbours neighbours;

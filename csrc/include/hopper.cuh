@@ -33,6 +33,10 @@ __device__ __forceinline__ bool elected() {
   return chosen != 0;
 }
 
+// Where more than one warp of a kernel elects, say `if (in_warp(w)) { if (elected()) ...`: of both at once the compiler makes
+// a number, and no longer knows.
+__device__ __forceinline__ bool in_warp(int warp) { return threadIdx.x / 32 == warp; }
+
 __device__ __forceinline__ bool elected_in(int warp) { return threadIdx.x / 32 == warp && elected(); }
 
 // --- mbarriers -----------------------------------------------------------------------------------------------------

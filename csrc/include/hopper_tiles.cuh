@@ -11,25 +11,34 @@
 // weight come with the tiles, and loops are unrolled over the stages.
 //
 // Compile-time: KT_COLUMNS (a multiple of 16, at most 192, or 256), KT_COMMON (0: a team shares its weight tile, 1: its
-// input tile, 2: a block alone), KT_STAGES, KT_OUT.
+// input tile, 2: a block alone), KT_STAGES, KT_OUT, KT_ROW_SCALES (1: the only scales are of whole rows, and sums are
+// multiplied by them when a tile is stored).
 #pragma once
 
+#ifndef KT_ROW_SCALES
+#define KT_ROW_SCALES 0
+#endif
+
 #include "hopper.cuh"
+#include "shares.cuh"
 #include "store.cuh"
 
 constexpr int kRows = 128, kColumns = KT_COLUMNS, kDepth = 128, kStages = KT_STAGES;
 constexpr bool kCommonWeight = KT_COMMON == 0, kCommonInput = KT_COMMON == 1;
+constexpr int kConsumers = 256, kFirstConsumer = 128;      // threads that multiply
 constexpr int kMembers = kCommonWeight || kCommonInput ? 2 : 1;  // blocks of a team
 constexpr int kTeamRows = kCommonWeight ? 2 * kRows : kRows, kTeamColumns = kCommonInput ? 2 * kColumns : kColumns;
 constexpr int kInputBytes = kRows * kDepth, kWeightBytes = kColumns * kDepth, kScaleBytes = kRows * 4;
 constexpr int kFactorBytes = 16, kFactorSlot = 128;  // of a scale of the weight, the first of four numbers; of two of them
+constexpr bool kRowScales = KT_ROW_SCALES == 1;
 constexpr int kSums = kColumns / 2;  // float32 sums of a thread
 constexpr int kGrain = kColumns % 128 == 0 ? 128 : kColumns % 64 == 0 ? 64 : kColumns % 32 == 0 ? 32 : 16;
 constexpr bool kOneScale = 128 % kColumns == 0;  // of the weight for a tile, in a block of k; else two
+constexpr int kScalesBytes = kRowScales ? 0 : kScaleBytes + kFactorBytes * (kOneScale ? 1 : 2);  // of a block of k
 constexpr int kHalves = kColumns == 256 ? 2 : 1;  // products that a block of k takes, one after the other
 constexpr int kPart = kSums / kHalves;            // float32 sums of a product
 static_assert(kColumns <= 128 + kGrain || kHalves == 2, "a tile has two scales at most");
-constexpr bool kBoundary = !kOneScale && kHalves == 1;  // a product's columns may have two scales
+constexpr bool kBoundary = !kRowScales && !kOneScale && kHalves == 1;  // a product's columns may have two scales
 constexpr bool kDouble = kColumns <= 128;         // two products at a time: one runs while the other is added
 
 struct Pipeline {
@@ -57,17 +66,17 @@ struct Producer {
 
   __device__ __forceinline__ void fetch_weight(int slot, int b, const Tile& tile) const {
     const uint32_t full = at.full + slot * 8, to = at.weight + slot * kWeightBytes;
-    barrier_expect(full, kInputBytes + kWeightBytes + kScaleBytes + kFactorBytes * (kOneScale ? 1 : 2));
+    barrier_expect(full, kInputBytes + kWeightBytes + kScalesBytes);
     if (!kCommonWeight) copy_tile(to, weight, b * kDepth, tile.column, full);
     else share(to, kWeightBytes / 2, weight, b * kDepth, tile.column, kColumns / 2, full);
-    copy_tile(at.factors + slot * kFactorSlot, weight_scale, 4 * b, tile.column / 128, full);
+    if (!kRowScales) copy_tile(at.factors + slot * kFactorSlot, weight_scale, 4 * b, tile.column / 128, full);
   }
 
   __device__ __forceinline__ void fetch_input(int slot, int b, const Tile& tile) const {
     const uint32_t full = at.full + slot * 8, to = at.input + slot * kInputBytes;
     if (!kCommonInput) copy_tile(to, input, b * kDepth, tile.row, full);
     else share(to, kInputBytes / 2, input, b * kDepth, tile.row, kRows / 2, full);
-    copy_tile(at.scale + slot * kScaleBytes, scale, tile.row, b, full);
+    if (!kRowScales) copy_tile(at.scale + slot * kScaleBytes, scale, tile.row, b, full);
   }
 };
 
@@ -99,6 +108,7 @@ struct Consumer {
   __device__ __forceinline__ void take(Part& part, int slot) {
     barrier_wait(full + slot * 8, phases >> slot & 1);
     phases ^= 1 << slot;
+    if (kRowScales) return;
     const uint32_t from = scale + slot * kScaleBytes, factor = factors + slot * kFactorSlot;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part.of_input.x) : "r"(from));
     asm volatile("ld.shared.f32 %0, [%1+32];" : "=f"(part.of_input.y) : "r"(from));
@@ -114,6 +124,7 @@ struct Consumer {
   // `given`, once the scales of a product are there. Of two halves the first one's sums have taken theirs before the second
   // one overwrites them.
   __device__ __forceinline__ uint32_t given_after(const Part& part) const {
+    if (kRowScales) return given;
     if (kHalves == 2) return after(given, nothing, part.of_weight.y);
     const uint32_t barrier = after(given, nothing, part.of_input.x, part.of_input.y, part.of_weight.x);
     return kOneScale ? barrier : after(barrier, nothing, part.of_weight.y);
@@ -136,6 +147,11 @@ struct Consumer {
   __device__ __forceinline__ void promote(Part& part, float* sum, int half) const {
 #pragma unroll
     for (int i = 0; i < kPart; ++i) pin(part.sums[i]);
+    if constexpr (kRowScales) {
+#pragma unroll
+      for (int i = 0; i < kPart; ++i) sum[i] += part.sums[i];
+      return;
+    }
     const float first = half == 0 ? part.of_weight.x : part.of_weight.y;
     const float above_low = part.of_input.x * first, below_low = part.of_input.y * first;
     const float above_high = part.of_input.x * part.of_weight.y, below_high = part.of_input.y * part.of_weight.y;
@@ -245,13 +261,25 @@ __device__ __forceinline__ void sum_blocks(Consumer& self, int column, int count
 
 // --- A block --------------------------------------------------------------------------------------------------------
 
+// Scales of whole rows: of the input, `step` apart (0: one for all), and of the weight. Those of the input may have been
+// written by other blocks of this launch, whose codes have arrived.
+struct RowScales {
+  const float *of_input, *of_weight;
+  int step;
+
+  __device__ __forceinline__ float of_row(int row) const {
+    return __uint_as_float(load_relaxed(of_input + static_cast<int64_t>(row) * step));
+  }
+};
+
 // Shared memory, which starts at a multiple of 1024 bytes: the stages' tiles, kStaging bytes, a multiple of it too, the
-// scales, and the barriers.
+// scales, the barriers, and 128 bytes for who shares work out.
 template <int kStaging = 0>
 struct Memory {
   char* tiles;
   Pipeline at;
   uint32_t staging;
+  uint32_t* shares;
 
   __device__ __forceinline__ explicit Memory(char* raw) : tiles(raw) {
     if (shared_address(raw) % 1024 != 0) __trap();
@@ -259,6 +287,7 @@ struct Memory {
     const uint32_t factors = scales + kStages * kScaleBytes, full = factors + kStages * kFactorSlot;
     at = {first, first + kStages * kInputBytes, scales, factors, full, full + kStages * 8};
     staging = scales - kStaging;
+    shares = reinterpret_cast<uint32_t*>(raw + (at.empty + kStages * 8 - first));
   }
 
   // By one thread, before the cluster meets.

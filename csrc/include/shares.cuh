@@ -31,16 +31,16 @@ __device__ __forceinline__ uint32_t next_ticket(Counters* counters, int shares) 
   return atomicInc(&counters->next, shares + gridDim.x - 1);
 }
 
-// The first kThreads threads, until no share is left: work(share) by all of them. `ticket` is shared memory with the
+// kThreads threads, from kFirst on, until no share is left: work(share) by all of them. `ticket` is shared memory with the
 // first one in it.
-template <int kThreads, typename Work>
+template <int kThreads, int kFirst = 0, typename Work>
 __device__ __forceinline__ void work_shares(const Work& work, Counters* counters, uint32_t* ticket, int shares) {
 #pragma unroll 1
   for (uint32_t share = *ticket; share < shares; share = *ticket) {
     work(share);
     copies_and_stores_in_order();
     asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == kFirst) {
       __threadfence();
       atomicAdd(&counters->done, 1u);
       *ticket = next_ticket(counters, shares);
@@ -61,3 +61,42 @@ __device__ __forceinline__ bool know_shares(Counters* counters) {
   if (last) counters->done = 0;
   return last;
 }
+
+// What other blocks have written in this launch, and this thread knows to be there.
+__device__ __forceinline__ uint32_t load_relaxed(const void* from) {
+  uint32_t value;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+
+// The shares of a launch, or none where the kernel before it has made the input: what one thread of each block does before
+// it copies that, and after it has begun to.
+struct Shares {
+  Counters* counters;
+  int count;
+
+  // The block's first ticket, before its threads meet.
+  template <int kFirst>
+  __device__ __forceinline__ void start(uint32_t* ticket) const {
+    if (count > 0 && threadIdx.x == kFirst) *ticket = next_ticket(counters, count);
+  }
+
+  __device__ __forceinline__ void wait() const {
+    wait_for_previous();
+    if (count == 0) let_next_start();  // else after the last ticket
+    else wait_for_shares(counters, count);
+  }
+
+  __device__ __forceinline__ void know() const {
+    if (count > 0 && know_shares(counters)) counters->largest = 0;
+  }
+
+  // By kThreads threads from kFirst on; `ticket` as work_shares() has it.
+  template <int kThreads, int kFirst, typename Work>
+  __device__ __forceinline__ void work(const Work& work, uint32_t* ticket) const {
+    if (count == 0) return;
+    wait_for_previous();
+    work_shares<kThreads, kFirst>(work, counters, ticket, count);
+    if (threadIdx.x == kFirst) let_next_start();
+  }
+};

@@ -59,7 +59,7 @@ def assert_chain(kernel: Any, chained: Any, sources: list[torch.Tensor]) -> None
 def wrong_of_threads(
     calls: list[Callable[[], torch.Tensor]], wanted: list[torch.Tensor], own_streams: bool
 ) -> list[tuple[int, int, str]]:
-    """Which of three calls by three threads each, on streams of their own or on one, gave other bits, and where."""
+    """Which of the calls, by nine threads in turn, on streams of their own or on one, gave other bits, and where."""
     torch.cuda.synchronize()
     wrong: list[tuple[int, int, str]] = []
 
@@ -72,7 +72,7 @@ def wrong_of_threads(
                     wrong.append((i, turn, difference(out, wanted[i])))
             stream.synchronize()
 
-    threads = [Thread(target=call, args=(i % 3,)) for i in range(9)]
+    threads = [Thread(target=call, args=(i % len(calls),)) for i in range(9)]
     for thread in threads:
         thread.start()
     for thread in threads:

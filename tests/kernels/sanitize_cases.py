@@ -44,7 +44,7 @@ TILES = tuple(
     for divide in (False, True)
     for apart in ((False, True) if columns == 256 else (False,))
 )
-"""Of hopper_fp8_block.cu: all widths, whatever a team shares, and both ways to store, whether a product asks for them
+"""Of hopper_tiled.cuh: all widths, whatever a team shares, and both ways to store, whether a product asks for them
 today or not."""
 
 NOT_A_KIND = ("split", "stages", "together", "group")
@@ -110,10 +110,10 @@ def cases(table: Table, chip: CudaChip) -> Iterator[Case]:
     yield Case(block(K, "f32", bias=True), some, BLOCK_ROWS, tiles)
     yield Case(block(K, "bf16", weight_scale="e8m0"), some[:1], BLOCK_ROWS)
     yield Case(block(LONG_K, "bf16"), (1, 8, 17, 100, 200), BLOCK_ROWS, tuple(_forced_blocks(chip)))
-    rows = (1, 8, 17, 40, 70)
-    yield Case(scaled(K, "channel", input_granularity="token", bias=True), rows, SCALED_ROWS)
+    rows, tiles = (1, 8, 17, 40, 70, 200, 300), tuple(Forced("hopper_fp8_rowwise", 300, (tile,)) for tile in TILES[::4])
+    yield Case(scaled(K, "channel", input_granularity="token", bias=True), rows, SCALED_ROWS, tiles)
     yield Case(scaled(LONG_K, "channel", input_granularity="token", input="f16", output="f16"), rows, SCALED_ROWS)
-    yield Case(scaled(LONG_K, "tensor", input_scaling="static", output="f32", bias=True), rows, SCALED_ROWS)
+    yield Case(scaled(LONG_K, "tensor", input_scaling="static", output="f32", bias=True), rows, SCALED_ROWS, tiles)
     yield Case(scaled(LONG_K, "tensor", input_granularity="tensor", input="f32"), rows, SCALED_ROWS)
     rows = (1, 17, 70, 200, 300)
     yield Case(widened(WIDENED_K, "channel", bias=True), rows, WIDENED_ROWS, WIDE)

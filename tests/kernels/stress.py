@@ -59,8 +59,7 @@ def weight_only(n: int, k: int, granularity: str) -> WideInputs:
 
 
 def by_rows(n: int, k: int, granularity: str) -> ByRows:
-    """A layer of hopper_fp8_rowwise for up to 64 rows, a scale a token or one for all; one launch a call, two where the
-    weight is large."""
+    """A layer of hopper_fp8_rowwise, a scale a token or one for all; one launch a call, two where it is large."""
     weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
     scale = (torch.rand(n, 1, device="cuda") + 0.5) * k**-0.5
     how = {"weight_granularity": "channel", "input_granularity": granularity}
@@ -76,6 +75,7 @@ def calls() -> dict[str, Call]:
         (10240, 5120, (1, 64, 128)),
         (32768, 512, (64,)),
         (8192, 512, (1024,)),
+        (2048, 2048, (200, 1024)),
     )
     for n, k, rows in sizes:
         kernel = layer(n, k)
@@ -84,10 +84,16 @@ def calls() -> dict[str, Call]:
             if m == 40:
                 stages = partial(lambda kernel, x: kernel.product(kernel.quantize(x)), kernel)
                 found[f"hopper_fp8_block {n} x {k}, m={m}, two launches"] = with_inputs(stages, m, k)
-            if m == 1024:
+            if m == 1024 and k != 2048:
                 wide = partial(lambda kernel, x: kernel.product(kernel.quantize(x), choice=WIDEST), kernel)
                 found[f"hopper_fp8_block {n} x {k}, m={m}, widest tiles"] = with_inputs(wide, m, k)
-    for n, k, rows in ((2112, 7168, (1, 8, 64)), (10240, 5120, (16,)), (8192, 8192, (16,))):
+    sizes = (
+        (2112, 7168, (1, 8, 64, 128, 1024)),
+        (10240, 5120, (16,)),
+        (8192, 8192, (16,)),
+        (2048, 2048, (200, 1024)),
+    )
+    for n, k, rows in sizes:
         for granularity in ("token", "tensor"):
             kernel = by_rows(n, k, granularity)
             for m in rows:

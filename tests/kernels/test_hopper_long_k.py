@@ -43,7 +43,7 @@ def test_quantized_inputs_meet_the_scale_of_their_block(m: int) -> None:
     assert BLOCKS // found.split > 64
     x, x_scales = quantize_block_by_column(torch.randn(m, K, device="cuda").bfloat16(), here)
     packed = hopper_fp8_block.weight_scale_of(scales)
-    out = hopper_fp8_block.product(x, x_scales, flags, codes, packed, None, "bf16", here)
+    out = hopper_fp8_block.product(x, x_scales, flags, codes, packed, None, ("bf16", "bf16"), here)
     assert_right(out, x.double() * x_scales[:, :m].t().double().repeat_interleave(128, 1), weight, "fp8_promoted")
 
 

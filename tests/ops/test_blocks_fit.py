@@ -88,7 +88,7 @@ def fp8_cases() -> dict[Instance, tuple[int, int]]:
             one = hopper_fp8_choice.variant(m, n, k, 132)
             assert isinstance(one, hopper_fp8_choice.Stream)
             if one.split > 1:
-                instance = fp8.instance_of(one, "bf16")
+                instance = fp8.instance_of(one, "bf16", "bf16")
                 most, _ = found.get(instance, (0, 0))
                 found[instance] = (max(most, one.together), 160)
     return found

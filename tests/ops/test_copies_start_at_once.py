@@ -14,10 +14,12 @@ import pytest
 
 from kerneltable.ops import hopper_fp8_block as fp8
 from kerneltable.ops import hopper_fp8_choice, hopper_fp8_rowwise, hopper_w8a16_variants, nvrtc
+from kerneltable.ops import hopper_fp8_once as once
+from kerneltable.ops import hopper_fp8_rowwise_once as rowwise_once
 from kerneltable.ops.cuda_chip import cuda_chip
 from kerneltable.ops.cuda_code import Instance, compiled
 from kerneltable.ops.fragment_tiles import BY_32, BY_BLOCK, BY_ROW, RESCALED
-from kerneltable.ops.hopper_fp8_choice import INPUT, NOTHING, WEIGHT, Stream, tiled
+from kerneltable.ops.hopper_fp8_choice import INPUT, NOTHING, WEIGHT, Parted, Stream, tiled
 from kerneltable.ops.hopper_w8a16_few import Variant
 from kerneltable.ops.hopper_w8a16_variants import Wide
 from kerneltable.ops.settings import CompileSettings
@@ -37,11 +39,14 @@ pytestmark = [
 
 def instances() -> list[Instance]:
     tiles = [tiled(columns, common) for columns in hopper_fp8_choice.TILES for common in (WEIGHT, INPUT, NOTHING)]
+    tiles.append(tiled(256, WEIGHT, apart=True))
+    parts = [Parted(64, 8, 4), Parted(160, 5, 2)]
     few = [Stream(8, 8, 4), Stream(64, 4, 2)]
     widened = [Variant(1, 8, 4, 8, 5), Variant(2, 16, 5, 4, 2), Variant(2, 128, 4, 1), Wide(1), Wide(2, divide=True)]
     return [
-        *(fp8.instance_of(choice, "bf16") for choice in (*tiles, tiled(256, WEIGHT, apart=True), *few)),
-        *(hopper_fp8_rowwise.instance_of(choice, "bf16") for choice in few),
+        *(fp8.instance_of(choice, "bf16", "bf16") for choice in (*tiles, *parts, *few)),
+        *(hopper_fp8_rowwise.instance_of(choice, "bf16", "bf16") for choice in (*tiles, *parts, *few)),
+        *(one.instance_of(choice, "bf16", "bf16") for one in (once, rowwise_once) for choice in few),
         *(
             hopper_w8a16_variants.instance_of(choice, scales, "bf16", "bf16")
             for choice in widened

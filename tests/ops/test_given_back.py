@@ -75,7 +75,7 @@ def awaited(ptx: str) -> tuple[set[str], list[set[str]]]:
 def streams() -> list[Instance]:
     found = [variant(m, 10240, 5120, 132) for m in (8, 16, 32, 64)]
     assert all(isinstance(one, Stream) for one in found)
-    return [block.instance_of(one, "bf16") for one in found]
+    return [block.instance_of(one, "bf16", "bf16") for one in found]
 
 
 @pytest.mark.parametrize("instance", streams(), ids=lambda one: f"columns {dict(one.defines)['KT_COLUMNS']}")
@@ -106,7 +106,7 @@ def test_one_launch_and_the_fused_one_wait_as_well() -> None:
     ids=str,
 )
 def test_many_rows_wait_for_the_scales_of_rows_and_columns(choice: Parted | Tiled, each: int) -> None:
-    reads, waiting = awaited(ptx_of(block.instance_of(choice, "bf16")))
+    reads, waiting = awaited(ptx_of(block.instance_of(choice, "bf16", "bf16")))
     assert {len(one) for one in waiting} == {each}
     # Of two halves the second one's scale, 16 bytes on: the other scales are used before the first half is overwritten.
     asked = {read for read in reads if read.endswith("+16]")} if each == 1 else reads

@@ -25,7 +25,6 @@ from kerneltable.ops.hopper_fp8_choice import (
     Parted,
     Stream,
     Tiled,
-    tile_bytes,
     tiled,
     variant,
 )
@@ -93,7 +92,7 @@ def test_clusters_of_parts_fill_the_chip_once_and_their_sums_fit_the_stages() ->
     for (m, n, k, units), found in asked:
         assert -(-m // 128) * -(-n // found.columns) * found.split <= FITTING[found.split] * units
         assert -(-k // 128) // found.split >= 4
-        assert found.stages * tile_bytes(found.columns) + 1024 <= ROOM
+        assert found.shared_bytes + 1024 <= ROOM
         assert 128 * (-(-found.columns // 32) * 32 + 8) * 4 <= found.stages * (128 + found.columns) * 128
         assert found.columns > 128 or found.stages % 2 == 0  # else loops would be unrolled over twice as many
 
@@ -144,7 +143,7 @@ def test_a_divided_tile_has_few_parts_unless_there_are_few_tiles(monkeypatch: py
         pairs = units // 2
         assert found.common == WEIGHT
         tiles = -(-m // 256) * -(-n // found.columns)
-        launch = op.prepare(m, n, k, "bf16", CudaChip("sm90", "sm_90a", 232448, (), units), 0, found)
+        launch = op.prepare(m, n, k, "bf16", "bf16", CudaChip("sm90", "sm_90a", 232448, (), units), 0, found)
         assert launch.divided is not None
         assert 0 < launch.divided <= tiles
         assert (tiles - launch.divided) % pairs == 0
@@ -163,7 +162,8 @@ def test_the_grid_covers_a_product_whatever_blocks_share(
     monkeypatch.setattr(op, "load", lambda *_: None)
     for m, n in ((300, 400), (1, 16), (128, 32768)):
         op.prepare.cache_clear()
-        found = op.prepare(m, n, 1040, "bf16", CudaChip("sm90", "sm_90a", 232448, (), 132), 0, tiled(columns, common))
+        chip = CudaChip("sm90", "sm_90a", 232448, (), 132)
+        found = op.prepare(m, n, 1040, "bf16", "bf16", chip, 0, tiled(columns, common))
         blocks, members = found.grid[0], 1 if common == NOTHING else 2
         rows = found.codes[0] * (2 if common == INPUT else 1)
         across = found.weight[0] * (2 if common == WEIGHT else 1)

@@ -1,7 +1,7 @@
 """hopper_fp8_block: block-scaled W8A8 in CUDA for SM90 (TMA, wgmma); the input is quantized 1x128 at each call.
 
-A few rows are one launch, which quantizes them itself. More are two, as the stages `quantize` and `product` always are;
-up to 64 rows one again where the host would take longer for two than the device for both.
+A few rows are one launch, which quantizes them itself. More are two, as the stages `quantize` and `product` always are,
+and one again where the host would take longer for two than the device for both.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from kerneltable.ops.cuda_launch import TensorMap
 from kerneltable.ops.cuda_memory import give_back, take
 from kerneltable.ops.cuda_quantize import prepare, quantize_block_by_column, quantizer
 from kerneltable.ops.cuda_vectors import Launch, rows_of, width_of
-from kerneltable.ops.hopper import ceil_div, map_of, output_of, settle
-from kerneltable.ops.hopper_fp8_choice import DEPTH, Choice, Tiled
+from kerneltable.ops.hopper import map_of, output_of, settle
+from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice, Tiled
+from kerneltable.ops.hopper_fp8_launch import Launch as ProductLaunch
 from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.wide_bias import WideBias
@@ -42,7 +43,7 @@ class Call:
     if copies fetch these, and the memory between the launches."""
 
     quantize: Launch
-    product: op.Launch
+    product: ProductLaunch
     weight: TensorMap
     of_factors: TensorMap | None
     factors: tuple[int, ...]
@@ -52,11 +53,17 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Once:
     """What calls with some rows need: one launch, and where codes and scales lie meanwhile; `apart` where it cannot be
-    one."""
+    one.
+
+    scales   the address of the weight's scales, if threads read them
+    rest     the last arguments, of workers that stay: no tiles are divided
+    """
 
     launch: once_op.Launch
     apart: Call
     places: Places[once_op.Place]
+    scales: tuple[int, ...]
+    rest: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +102,8 @@ class Kernel:
         self.weight_scale = op.weight_scale_of(widen_scale(weight_scale))
         self._scale_address = self.weight_scale.plain.data_ptr()
         self._empty = output_of(0, problem.n, problem.output, weight.device)
-        self._blocks = ceil_div(problem.k, DEPTH)
         self._bias = WideBias()
         self._width = width_of(problem.input, DEPTH)
-        self._memory = memory_of(weight.device, once_op.words(problem.k))
         self._calls: dict[int, Call | Fused | Once] = {}
         quantizer(problem.input, self.chip, weight.device.index or 0, problem.k)
         for m in ROWS if problem.m is None else (problem.m,):
@@ -131,9 +136,10 @@ class Kernel:
         x, step = rows_of(x, self._width)
         added, launch = self._bias(bias), call.launch
         out = self._empty.new_empty(m, n)
-        addresses = (self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
+        addresses = (*place.addresses, *call.scales, 0 if added is None else added.data_ptr(), out.data_ptr())
         sizes = (m, n, k, place.padded, launch.shares, step)
-        launch.function(launch.grid, launch.block, (x.data_ptr(), *place.addresses, *addresses, *sizes), place.maps)
+        maps = (*place.maps, call.apart.product.output_map(out.data_ptr(), m, n)) if call.rest else place.maps
+        launch.function(launch.grid, launch.block, (x.data_ptr(), *addresses, *sizes, *call.rest), maps)
         return out
 
     def _by_stages(self, call: Call, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -152,7 +158,7 @@ class Kernel:
             addresses = (self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
             of_codes, of_scales = scratch.maps(memory)
             maps = (of_codes.address, call.weight.address, of_scales.address, *call.factors)
-            op.start(second, maps, addresses, (m, n, self._blocks), parts=parts)
+            op.start(second, maps, addresses, (m, n, k), parts=parts)
         finally:
             give_back(memory)
         return out
@@ -174,18 +180,22 @@ class Kernel:
 
     def _staged(self, m: int) -> Call | Once:
         problem, index = self.problem, self.weight.device.index or 0
-        launch = op.prepare(m, problem.n, problem.k, problem.output, self.chip, index, self.choice)
+        dtypes = (problem.input, problem.output)
+        launch = op.prepare(m, problem.n, problem.k, *dtypes, self.chip, index, self.choice)
         first = prepare(m, problem.k, problem.input, self.chip, index)
         scratch = op.scratch(m, problem.k, launch)
         factors = map_of(self.weight_scale.apart, "f32", launch.factors) if launch.factors else None
         address = () if factors is None else (factors.address,)
         staged = Call(first, launch, map_of(self.weight, "u8", launch.weight), factors, address, scratch)
         shape = (m, problem.n, problem.k)
-        if self.choice is not None or not once_op.serves(*shape, self.chip):
+        serves = once_op.small(*shape) if self.choice else once_op.serves(*shape, self.chip)
+        if launch.divided or not serves:
             return staged
-        once = once_op.prepare(*shape, problem.input, problem.output, self.chip, index)
-        make = partial(once_op.place, scratch=scratch, weight=staged.weight)
-        return Once(once, staged, Places(once.function, self._memory, make))
+        once = once_op.prepare(*shape, *dtypes, self.chip, index, self.choice)
+        memory = memory_of(self.weight.device, once_op.words(problem.k, max(m, FEW_ROWS)))
+        make = partial(once_op.place, scratch=scratch, weight=staged.weight, factors=factors)
+        scales, rest = (() if launch.factors else (self._scale_address,)), (() if launch.divided is None else (0, 0, 0))
+        return Once(once, staged, Places(once.function, memory, make), scales, rest)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first stage: x [m, k] to codes [m, k] e4m3, scales [ceil(k / 128), m padded to 4] f32 and flags that one
@@ -202,6 +212,5 @@ class Kernel:
         """The second stage: what `quantize` gave, times the weight; choice None: the layer's own."""
         codes, scales, flags = quantized
         weight, added = (self.weight, self.weight_scale), self._bias(bias)
-        return op.product(
-            codes, scales, flags, *weight, added, self.problem.output, self.chip, choice=choice or self.choice
-        )
+        dtypes = (self.problem.input, self.problem.output)
+        return op.product(codes, scales, flags, *weight, added, dtypes, self.chip, choice=choice or self.choice)

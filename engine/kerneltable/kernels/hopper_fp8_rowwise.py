@@ -1,4 +1,4 @@
-"""hopper_fp8_rowwise: W8A8 in CUDA for SM90 and few rows; scales per token or tensor, per output channel or tensor.
+"""hopper_fp8_rowwise: W8A8 in CUDA for SM90; scales per token or tensor, per output channel or tensor.
 
 A call is the launches of the stages `quantize` and `product`; one launch where the host would take longer for two than
 the device for both.
@@ -18,7 +18,8 @@ from kerneltable.ops import hopper_fp8_rowwise_once as once_op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_vectors import rows_of, width_of
 from kerneltable.ops.hopper import map_of, output_of, settle
-from kerneltable.ops.hopper_fp8_choice import DEPTH
+from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice
+from kerneltable.ops.hopper_fp8_launch import Launch
 from kerneltable.ops.input_quantizer import input_quantizer
 from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
@@ -27,8 +28,8 @@ from kerneltable.ops.wide_bias import WideBias
 if TYPE_CHECKING:
     from kerneltable.model import Problem
 
-ROWS = (1, 16, 32, 64)
-"""What these m ask for is compiled when a layer is packed: all that there is."""
+ROWS = (1, 16, 32, 64, 128, 256, 1024, 4096)
+"""What these m ask for is compiled when a layer is packed; another m may ask for a tile that is compiled then."""
 
 MOST_ROWS = 4096
 """Different m that a layer remembers at a time."""
@@ -36,12 +37,16 @@ MOST_ROWS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """What calls with one number of rows need: one launch, where codes and scales lie meanwhile, and 1 where several
-    rows have one scale, that of their largest number."""
+    """What calls with one number of rows need: one launch, and where codes and scales lie meanwhile.
 
-    launch: op.Launch
+    common   1 where several rows have one scale, that of their largest number
+    shares   where there are many rows: warps that have one together, and shares of them; of few each is one
+    """
+
+    launch: Launch
     places: Places[once_op.Place]
     common: int
+    shares: tuple[int, int] | None
 
 
 class Kernel:
@@ -80,10 +85,10 @@ class Kernel:
         self._limit_addresses = tuple(0 if one is None else one.data_ptr() for one in self._limits)
         self._empty = output_of(0, problem.n, problem.output, weight.device)
         self._width = width_of(problem.input, DEPTH)
-        self._memory = memory_of(weight.device, hopper_fp8_once.words(problem.k))
         self._calls: dict[int, Once | None] = {}
         for m in ROWS if problem.m is None else (problem.m,):
-            op.prepare(m, problem.n, problem.k, problem.output, self.chip, weight.device.index or 0)
+            dtypes = (problem.input, problem.output)
+            op.prepare(m, problem.n, problem.k, *dtypes, self.chip, weight.device.index or 0)
             self._call(m)
         settle(weight.device)
 
@@ -91,10 +96,16 @@ class Kernel:
         """The first stage: x [m, k] to codes [m, k] e4m3 and scales [m, 1] f32, or one for all rows."""
         return self._quantize(x)
 
-    def product(self, quantized: tuple[torch.Tensor, torch.Tensor], bias: torch.Tensor | None = None) -> torch.Tensor:
+    def product(
+        self,
+        quantized: tuple[torch.Tensor, torch.Tensor],
+        bias: torch.Tensor | None = None,
+        choice: Choice | None = None,
+    ) -> torch.Tensor:
         """The second stage: what `quantize` gave, times the weight, plus bias [n] or None."""
-        added = self._bias(bias)
-        return op.product(*quantized, self.weight, self.weight_scale, added, self.problem.output, self.chip)
+        weight, added = (self.weight, self.weight_scale), self._bias(bias)
+        dtypes = (self.problem.input, self.problem.output)
+        return op.product(*quantized, *weight, added, dtypes, self.chip, choice=choice)
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
@@ -105,11 +116,19 @@ class Kernel:
             return self.product(self.quantize(x), bias)
         x, step = rows_of(x, self._width)
         added, launch = self._bias(bias), call.launch
-        out = self._empty.new_empty(m, self.problem.n)
+        n, k = self.problem.n, self.problem.k
+        out = self._empty.new_empty(m, n)
         addresses = (self.weight_scale.data_ptr(), 0 if added is None else added.data_ptr(), out.data_ptr())
-        sources = (x.data_ptr(), *self._limit_addresses, *place.addresses)
-        sizes = (m, self.problem.n, self.problem.k, call.common, step)
-        launch.function(launch.grid, launch.block, (*sources, *addresses, *sizes), place.maps)
+        sources, maps = (x.data_ptr(), *self._limit_addresses, *place.addresses), place.maps
+        if call.shares is None:
+            launch.function(launch.grid, launch.block, (*sources, *addresses, m, n, k, call.common, step), maps)
+            return out
+        arguments = (*sources, *addresses, 1, m, n, k, call.common, *call.shares, step)
+        if launch.divided is None:
+            launch.function(launch.grid, launch.block, arguments, maps)
+        else:
+            every = (*maps, launch.output_map(out.data_ptr(), m, n))
+            launch.function(launch.grid, launch.block, (*arguments, 0, 0, 0), every)
         return out
 
     def _call(self, m: int) -> Once | None:
@@ -118,10 +137,17 @@ class Kernel:
         if once_op.serves(m, problem.n, problem.k):
             dtypes, index = (problem.input, problem.output), self.weight.device.index or 0
             launch = once_op.prepare(m, problem.n, problem.k, *dtypes, self.chip, index)
-            weight = map_of(self.weight, "u8", launch.weight)
-            make = partial(once_op.place, m=m, k=problem.k, launch=launch, weight=weight)
-            found = Once(launch, Places(launch.function, self._memory, make), int(self._common and m > 1))
+            if not launch.divided:
+                found = self._once(m, launch)
         if len(self._calls) >= MOST_ROWS:
             self._calls.clear()
         self._calls[m] = found
         return found
+
+    def _once(self, m: int, launch: Launch) -> Once:
+        k, rows = self.problem.k, max(m, FEW_ROWS)
+        weight = map_of(self.weight, "u8", launch.weight)
+        make = partial(once_op.place, m=m, k=k, launch=launch, weight=weight)
+        memory = memory_of(self.weight.device, hopper_fp8_once.words(k, rows))
+        shares = once_op.shares_of(m, launch) if launch.factors else None
+        return Once(launch, Places(launch.function, memory, make), int(self._common and m > 1), shares)

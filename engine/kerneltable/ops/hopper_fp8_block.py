@@ -8,125 +8,51 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
-from kerneltable.ops.cuda_launch import BY_VALUE, INT32, POINTER, Function, TensorMap
-from kerneltable.ops.hopper import (
-    DTYPE_CODES,
-    FLAGS,
-    PARTS_BYTES,
-    ceil_div,
-    map_of,
-    output_of,
-    tensor_map,
-    tiles_to_divide,
-)
-from kerneltable.ops.hopper_fp8_choice import (
-    DEPTH,
-    FIXED,
-    INPUT,
-    NOTHING,
-    WEIGHT,
-    Choice,
-    Parted,
-    Stream,
-    tile_bytes,
-    variant,
-)
+from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, TensorMap
+from kerneltable.ops.hopper import FLAGS, ceil_div, map_of, output_of, tensor_map
+from kerneltable.ops.hopper_fp8_choice import DEPTH, FIXED, Choice, Parted, Stream, variant
+from kerneltable.ops.hopper_fp8_launch import Launch, instance, launch_of
 
-SIZES = (INT32, INT32, INT32)
-STREAM_TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER, *SIZES)
-PARTED_TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, *SIZES)
-TILED_TYPES = (BY_VALUE, *PARTED_TYPES[:-3], POINTER, POINTER, *SIZES, INT32)
+STREAM_TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER, INT32, INT32, INT32)
+PARTED_TYPES = (*[BY_VALUE] * 4, *[POINTER] * 6, *[INT32] * 5, INT64)
+TILED_TYPES = (BY_VALUE, *PARTED_TYPES, INT32, POINTER, POINTER)
+MADE = (0, 0, 0, 0)
+"""Of the tiled kernels' arguments x, codes, scales and counters, where a launch before them has made the input."""
 
 
-def instances(products: Iterable[Product], _input: str, output: str) -> Iterator[Instance]:
-    """What cuda_instances asks: every instance for these products and an output dtype."""
+def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
+    """What cuda_instances asks: every instance for these products and dtypes of input and output."""
     choices = (variant.__wrapped__(*product) for product in products)
-    yield from dict.fromkeys(instance_of(choice, output) for choice in choices)
+    yield from dict.fromkeys(instance_of(choice, input, output) for choice in choices)
 
 
-def fixed_instances(_products: Iterable[Product], _input: str, output: str) -> Iterator[Instance]:
+def fixed_instances(_products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
     """What cuda_instances asks for the kernel that has one instance."""
-    yield instance_of(FIXED, output)
+    yield instance_of(FIXED, input, output)
 
 
-def instance_of(choice: Choice, output: str) -> Instance:
-    """The instance for an output dtype ("bf16", "f16", "f32")."""
-    types: tuple[Any, ...]
-    numbers = {"COLUMNS": choice.columns, "STAGES": choice.stages, "OUT": DTYPE_CODES[output]}
+def instance_of(choice: Choice, input: str, output: str) -> Instance:
+    """The instance for dtypes of input and output ("bf16", "f16", "f32")."""
     if isinstance(choice, Stream):
-        name, types, shared = "hopper_fp8_block_stream", STREAM_TYPES, choice.shared_bytes
-        numbers |= {"SPLIT": choice.split}
-    elif isinstance(choice, Parted):
-        name, types = "hopper_fp8_block_parts", PARTED_TYPES
-        shared = choice.stages * tile_bytes(choice.columns)
-        numbers |= {"SPLIT": choice.split}
-    else:
-        name, types, shared = "hopper_fp8_block", TILED_TYPES, choice.shared_bytes(output)
-        apart = int(choice.apart and output != "f32")
-        numbers |= {"COMMON": choice.common, "GROUP": choice.group, "CHUNKS": choice.chunks, "APART": apart}
-    defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers.items()))
-    return Instance(f"cuda/{name}.cu", name, types, shared, defines, early=True)
-
-
-Box = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What is the same for every call with one number of rows: worked out once, looked up afterwards.
-
-    weight, codes, scales   rows and columns of one copy of each
-    factors                 of one copy of the weight's scales; None: threads read them
-    divided                 tiles that are divided along k by workers that stay; None: no such instance
-    part_bytes, flags       what blocks leave for each other: memory, and 32-bit words that are 0 before and after
-    output                  its dtype, for workers that stay: the copy engine stores their tiles
-    """
-
-    function: Function
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    weight: Box
-    codes: Box
-    scales: Box
-    factors: Box | None = None
-    divided: int | None = None
-    part_bytes: int = 0
-    flags: int = 0
-    output: str = ""
+        return instance("hopper_fp8_block_stream", STREAM_TYPES, choice, output)
+    if isinstance(choice, Parted):
+        return instance("hopper_fp8_block_parts", PARTED_TYPES, choice, output, input)
+    return instance("hopper_fp8_block", TILED_TYPES, choice, output, input)
 
 
 @lru_cache(maxsize=65536)
-def prepare(m: int, n: int, k: int, output: str, chip: CudaChip, device: int, choice: Choice | None = None) -> Launch:
+def prepare(
+    m: int, n: int, k: int, input: str, output: str, chip: CudaChip, device: int, choice: Choice | None = None
+) -> Launch:
     """The instance and the grid for a product of [m, k] with [n, k]; choice None lets `variant` choose."""
     choice = choice or variant(m, n, k, chip.multiprocessors)
-    function = load(instance_of(choice, output), chip, device)
-    columns = choice.columns
-    if isinstance(choice, Stream):
-        grid = (ceil_div(n, 64) * choice.split, ceil_div(m, columns), 1)
-        return Launch(function, grid, (160, 1, 1), (64, DEPTH), (columns, DEPTH), (1, columns))
-    if isinstance(choice, Parted):
-        grid = (choice.split * ceil_div(m, 128) * ceil_div(n, columns), 1, 1)
-        return Launch(function, grid, (384, 1, 1), (columns, DEPTH), (128, DEPTH), (1, 128), _factors(columns))
-    members = 1 if choice.common == NOTHING else 2
-    rows, across = 256 if choice.common == WEIGHT else 128, 2 * columns if choice.common == INPUT else columns
-    tiles, most = ceil_div(m, rows) * ceil_div(n, across), chip.multiprocessors // members
-    codes, weight = 64 if choice.common == INPUT else 128, columns // 2 if choice.common == WEIGHT else columns
-    boxes = ((weight, DEPTH), (codes, DEPTH), (1, 128), _factors(columns))
-    divided = tiles_to_divide(tiles, most) if choice.divide else 0
-    blocks = members * (most if divided else min(most, tiles))
-    parts, flags = (blocks * columns * PARTS_BYTES, blocks * FLAGS) if divided else (0, 0)
-    return Launch(function, (blocks, 1, 1), (384, 1, 1), *boxes, divided, parts, flags, output)
-
-
-def _factors(columns: int) -> Box:
-    """One copy of the weight's scales, for a block of k: those of one or two blocks of rows."""
-    return (1 if 128 % columns == 0 else 2, 4)
+    function = load(instance_of(choice, input, output), chip, device)
+    return launch_of(function, choice, m, n, output, chip.multiprocessors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +83,7 @@ def most_flags(chip: CudaChip) -> int:
 
 def product(
     codes: torch.Tensor, scales: torch.Tensor, flags: torch.Tensor, weight: torch.Tensor, weight_scale: WeightScale,
-    bias: torch.Tensor | None, output: str, chip: CudaChip, *, choice: Choice | None = None,
+    bias: torch.Tensor | None, dtypes: tuple[str, str], chip: CudaChip, *, choice: Choice | None = None,
 ) -> torch.Tensor:  # fmt: skip
     """codes times weight transposed, scaled, plus bias, rounded once.
 
@@ -167,13 +93,13 @@ def product(
     weight        [n, k] e4m3, contiguous; n and k multiples of 16
     weight_scale  its scales
     bias          [n] f32, contiguous, or None
-    output        "bf16", "f16" or "f32"
+    dtypes        of the input that was quantized, and of the output: "bf16", "f16" or "f32"
     choice        None lets `variant` choose
-    returns       [m, n] of dtype output, contiguous
+    returns       [m, n] of the output's dtype, contiguous
     """
     (m, k), n = codes.shape, weight.shape[0]
-    launch = prepare(m, n, k, output, chip, codes.device.index or 0, choice)
-    out = output_of(m, n, output, codes.device)
+    launch = prepare(m, n, k, *dtypes, chip, codes.device.index or 0, choice)
+    out = output_of(m, n, dtypes[1], codes.device)
     parts = torch.empty(launch.part_bytes, dtype=torch.uint8, device=codes.device)
     maps = [
         map_of(codes, "u8", launch.codes),
@@ -184,7 +110,7 @@ def product(
         maps.append(map_of(weight_scale.apart, "f32", launch.factors))
     every = tuple(one.address for one in maps)
     addresses = (weight_scale.plain.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr())
-    start(launch, every, addresses, (m, n, ceil_div(k, DEPTH)), parts=(parts.data_ptr(), flags.data_ptr()))
+    start(launch, every, addresses, (m, n, k), parts=(parts.data_ptr(), flags.data_ptr()))
     return out
 
 
@@ -196,19 +122,20 @@ def start(
 
     maps        addresses of those of the codes, the weight, the codes' scales and, with launch.factors, the weight's
     addresses   of the weight's scales, the bias (0: none) and the output
-    sizes       m, n, and blocks of k
+    sizes       m, n, k
     parts       addresses of part_bytes bytes and of the flags
     """
     _, bias, output = addresses
+    m, n, k = sizes
     if launch.factors is None:
-        launch.function(launch.grid, launch.block, (*addresses, *sizes), maps)
-    elif launch.divided is None:
-        launch.function(launch.grid, launch.block, (bias, output, *sizes), maps)
+        launch.function(launch.grid, launch.block, (*addresses, m, n, ceil_div(k, DEPTH)), maps)
+        return
+    arguments = (*MADE, bias, output, *sizes, 0, 0, 0)
+    if launch.divided is None:
+        launch.function(launch.grid, launch.block, arguments, maps)
     else:
-        (m, n, _), size = sizes, 4 if launch.output == "f32" else 2
-        out = tensor_map(output, launch.output, m, n, n * size, (16, 128 // size))
-        arguments = (bias, output, *parts, *sizes, launch.divided)
-        launch.function(launch.grid, launch.block, arguments, (*maps, out.address))
+        every = (*maps, launch.output_map(output, m, n))
+        launch.function(launch.grid, launch.block, (*arguments, launch.divided, *parts), every)
 
 
 @dataclass(frozen=True, slots=True)

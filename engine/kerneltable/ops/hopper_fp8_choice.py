@@ -70,6 +70,9 @@ at different places of k then and find less in the L2 cache; and up to how many 
 CHUNK_BYTES = 128 * 64 * 2
 """Of 64 columns of a tile of the output, as hopper_fp8_block.cu stages them."""
 
+SHARES = 128
+"""Shared memory of a block of the tiled kernels for sharing work out (shares.cuh)."""
+
 TILES = MappingProxyType({64: (8, 1), 128: (6, 1), 192: (5, 1), 256: (4, 2)})
 """Columns of a tile of hopper_fp8_block.cu -> its stages, and how many chunks of the output it stages."""
 
@@ -128,7 +131,8 @@ class Tiled:
 
     def shared_bytes(self, output: str) -> int:
         """Dynamic shared memory: the stages, and what is staged of an output of 16 bits."""
-        return self.stages * tile_bytes(self.columns) + (0 if output == "f32" else self.chunks * CHUNK_BYTES)
+        staged = 0 if output == "f32" else self.chunks * CHUNK_BYTES
+        return self.stages * tile_bytes(self.columns) + staged + SHARES
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,11 @@ class Parted:
     columns: int
     stages: int
     split: int
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory: the stages."""
+        return self.stages * tile_bytes(self.columns) + SHARES
 
 
 Choice = Stream | Tiled | Parted

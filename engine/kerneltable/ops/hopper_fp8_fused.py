@@ -15,8 +15,9 @@ from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, Function, TensorMap
 from kerneltable.ops.cuda_vectors import DTYPES, readable, width_of
-from kerneltable.ops.hopper import DTYPE_CODES, ceil_div, map_of, output_of
+from kerneltable.ops.hopper import ceil_div, map_of, output_of
 from kerneltable.ops.hopper_fp8_choice import DEPTH, Stream, variant
+from kerneltable.ops.hopper_fp8_launch import instance
 
 TYPES = (BY_VALUE, POINTER, POINTER, POINTER, POINTER, INT32, INT32, INT32, INT64)
 FUSED_ROWS = 4
@@ -32,24 +33,9 @@ def instances(products: Iterable[Product], input: str, output: str) -> Iterator[
     yield from dict.fromkeys(instance_of(one, input, output) for one in choices if isinstance(one, Stream))
 
 
-def numbers_of(choice: Stream, input: str, output: str) -> dict[str, int]:
-    """The compile-time numbers of a product that streams the weight and quantizes its input."""
-    return {
-        "SPLIT": choice.split,
-        "COLUMNS": choice.columns,
-        "STAGES": choice.stages,
-        "OUT": DTYPE_CODES[output],
-        "IN": DTYPE_CODES[input],
-        "WIDTH": width_of(input, DEPTH),
-    }
-
-
 def instance_of(choice: Stream, input: str, output: str) -> Instance:
     """The instance for dtypes of input and output ("bf16", "f16", "f32")."""
-    numbers = numbers_of(choice, input, output) | {"QUANTIZERS": QUANTIZERS}
-    defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers.items()))
-    file, name = "cuda/hopper_fp8_block_fused.cu", "hopper_fp8_block_fused"
-    return Instance(file, name, TYPES, choice.shared_bytes, defines, early=True)
+    return instance("hopper_fp8_block_fused", TYPES, choice, output, input, QUANTIZERS=QUANTIZERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Block-scaled FP8 products of some rows on Hopper in one launch, whose blocks quantize the input together.
+"""Block-scaled FP8 products on Hopper in one launch, whose blocks quantize the input together.
 
 Codes, scales and sums are those of the two launches of hopper_fp8_block, bit for bit. Blocks agree by counters, which
 the launches on a stream share; so a CUDA graph, which may be replayed beside anything, holds the two launches.
@@ -10,19 +10,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from kerneltable.ops import hopper_fp8_block as apart_op
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, Function, TensorMap
 from kerneltable.ops.cuda_vectors import width_of
 from kerneltable.ops.hopper import ceil_div
 from kerneltable.ops.hopper_fp8_block import Scratch
-from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Stream, variant
-from kerneltable.ops.hopper_fp8_fused import FUSED_ROWS, numbers_of
+from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice, Stream, variant
+from kerneltable.ops.hopper_fp8_fused import FUSED_ROWS
+from kerneltable.ops.hopper_fp8_launch import CONSUMERS, instance
 
-SIZES = (INT32, INT32, INT32, INT32, INT32, INT64)
-TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, *[POINTER] * 7, *SIZES)
-CONSUMERS = 128
-"""Threads of a block that quantize, and multiply."""
+TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, *[POINTER] * 7, *[INT32] * 5, INT64)
+STREAM_CONSUMERS = 128
+"""Threads of a block that quantize, and multiply, where the weight is streamed."""
 
 COUNTER_BYTES = 256
 """Of the counters by which the blocks of a launch agree; codes and scales begin behind them."""
@@ -30,6 +31,10 @@ COUNTER_BYTES = 256
 MOST_BYTES = 60_000_000
 """Of a weight: a call takes less time there than the host takes for two launches. The device alone is 2 % slower with
 one (H200, ten weights of three models at 8 to 64 rows, 2026-11-22; 0.83 to 1.06 times the speed of two)."""
+
+MOST_CODES, MOST_STEPS = 2**21, 5e9
+"""Of an input of more than FEW_ROWS rows, which lies in memory that a stream keeps; and m * n * k, from which on the
+device takes longer than the host."""
 
 
 def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
@@ -42,11 +47,8 @@ def instances(products: Iterable[Product], input: str, output: str) -> Iterator[
 
 
 def instance_of(choice: Stream, input: str, output: str) -> Instance:
-    """The instance for dtypes of input and output ("bf16", "f16", "f32")."""
-    defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers_of(choice, input, output).items()))
-    return Instance(
-        "cuda/hopper_fp8_block_once.cu", "hopper_fp8_block_once", TYPES, choice.shared_bytes, defines, early=True
-    )
+    """The instance for dtypes of input and output ("bf16", "f16", "f32") that streams the weight."""
+    return instance("hopper_fp8_block_once", TYPES, choice, output, input)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +66,48 @@ class Launch:
 
 def serves(m: int, n: int, k: int, chip: CudaChip) -> bool:
     """Whether a product of [m, k] with [n, k] is one launch of this kind, where it can be."""
-    return m > FUSED_ROWS and n * k <= MOST_BYTES and isinstance(variant(m, n, k, chip.multiprocessors), Stream)
+    if isinstance(variant(m, n, k, chip.multiprocessors), Stream):
+        return m > FUSED_ROWS and n * k <= MOST_BYTES
+    return small(m, n, k)
+
+
+def small(m: int, n: int, k: int) -> bool:
+    """Whether a product of more rows than FEW_ROWS is one launch, unless its tiles are divided."""
+    return m * k <= MOST_CODES and m * n * k <= MOST_STEPS
 
 
 @lru_cache(maxsize=65536)
 def prepare(
-    m: int, n: int, k: int, input: str, output: str, chip: CudaChip, device: int, choice: Stream | None = None
+    m: int, n: int, k: int, input: str, output: str, chip: CudaChip, device: int, choice: Choice | None = None
 ) -> Launch:
     """The instance and the grid for a product of [m, k] with [n, k]; choice None lets `variant` choose.
 
-    errors   ValueError for more rows than the instance takes
+    errors   ValueError for more rows than the instance takes, and for one that divides tiles
     """
     found = choice or variant(m, n, k, chip.multiprocessors)
-    if not isinstance(found, Stream) or m > found.columns:
-        raise ValueError(f"hopper_fp8_once: m must be at most {getattr(found, 'columns', 0)}; found {m}")
-    instance = instance_of(found, input, output)
+    if not isinstance(found, Stream):
+        launch = apart_op.prepare(m, n, k, input, output, chip, device, found)
+        if launch.divided:
+            raise ValueError(f"hopper_fp8_once: no tile may be divided; found {launch.divided}")
+        shares = min(launch.grid[0], ceil_div(m * ceil_div(k, DEPTH), units_of(input, CONSUMERS)))
+        return Launch(launch.function, launch.grid, launch.block, shares)
+    if m > found.columns:
+        raise ValueError(f"hopper_fp8_once: m must be at most {found.columns}; found {m}")
     blocks = ceil_div(n, 64) * found.split
-    units = CONSUMERS * width_of(input, DEPTH) // DEPTH
-    shares = min(blocks, ceil_div(m * ceil_div(k, DEPTH), units))
-    return Launch(load(instance, chip, device), (blocks, 1, 1), (CONSUMERS + 32, 1, 1), shares)
+    shares = min(blocks, ceil_div(m * ceil_div(k, DEPTH), units_of(input, STREAM_CONSUMERS)))
+    function = load(instance_of(found, input, output), chip, device)
+    return Launch(function, (blocks, 1, 1), (STREAM_CONSUMERS + 32, 1, 1), shares)
+
+
+def units_of(input: str, threads: int) -> int:
+    """Rows and 128 columns that so many threads quantize at a time."""
+    return threads * width_of(input, DEPTH) // DEPTH
 
 
 @lru_cache(maxsize=4096)
-def words(k: int) -> int:
-    """32-bit words that calls with k columns need, a power of two: counters, then codes and scales of FEW_ROWS rows."""
-    needed = COUNTER_BYTES + FEW_ROWS * (k + 4 * ceil_div(k, DEPTH)) + 256
+def words(k: int, m: int = FEW_ROWS) -> int:
+    """32-bit words that calls with k columns and up to m rows need, a power of two: counters, then codes and scales."""
+    needed = COUNTER_BYTES + ceil_div(m, 4) * 4 * (k + 4 * ceil_div(k, DEPTH)) + 256
     return 1 << (ceil_div(needed, 4) - 1).bit_length()
 
 
@@ -98,7 +117,8 @@ class Place:
 
     addresses   of codes, scales and counters
     padded      scales of a block of k
-    maps        addresses of the maps of codes, weight and scales, and these, which keep them there
+    maps        addresses of the maps of codes, weight and scales, and of the weight's scales where copies fetch these
+    held        keeps them there
     """
 
     addresses: tuple[int, int, int]
@@ -107,9 +127,9 @@ class Place:
     held: tuple[TensorMap, ...]
 
 
-def place(memory: int, scratch: Scratch, weight: TensorMap) -> Place:
+def place(memory: int, scratch: Scratch, weight: TensorMap, factors: TensorMap | None = None) -> Place:
     """The place in a stream's memory, of `words` words. Launches on a stream follow each other, so all may use it."""
     codes = memory + COUNTER_BYTES
     of_codes, of_scales = scratch.maps(codes)
-    held = (of_codes, weight, of_scales)
+    held = (of_codes, weight, of_scales, *(() if factors is None else (factors,)))
     return Place((codes, codes + scratch.scales, memory), scratch.padded, tuple(one.address for one in held), held)

@@ -1,4 +1,4 @@
-"""FP8 products of few rows with scales of rows on Hopper in one launch, whose blocks quantize the input together.
+"""FP8 products with scales of rows on Hopper in one launch, whose blocks quantize the input together.
 
 Codes, scales and sums are those of a quantizer's launch and that of hopper_fp8_rowwise, bit for bit. Blocks agree by
 counters, which the launches on a stream share; so a CUDA graph, which may be replayed beside anything, holds the two.
@@ -10,51 +10,54 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from kerneltable.ops import hopper_fp8_rowwise as apart_op
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, TensorMap
 from kerneltable.ops.hopper import ceil_div, tensor_map
-from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Stream
-from kerneltable.ops.hopper_fp8_fused import numbers_of
-from kerneltable.ops.hopper_fp8_once import CONSUMERS, COUNTER_BYTES, MOST_BYTES
-from kerneltable.ops.hopper_fp8_rowwise import Launch, choice_of
+from kerneltable.ops.hopper_fp8_choice import FEW_ROWS, Stream, variant
+from kerneltable.ops.hopper_fp8_launch import CONSUMERS, Launch, instance, launch_of
+from kerneltable.ops.hopper_fp8_once import COUNTER_BYTES, MOST_BYTES, small
 
 TYPES = (BY_VALUE, BY_VALUE, *[POINTER] * 9, *[INT32] * 4, INT64)
 
 
 def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
     """What cuda_instances asks: every instance for these products and dtypes of input and output."""
-    yield from dict.fromkeys(instance_of(choice_of(*one), input, output) for one in products if one.m <= FEW_ROWS)
+    choices = (variant.__wrapped__(*product) for product in products if product.m <= FEW_ROWS)
+    yield from dict.fromkeys(instance_of(one, input, output) for one in choices if isinstance(one, Stream))
 
 
 def instance_of(choice: Stream, input: str, output: str) -> Instance:
-    """The instance for dtypes of input and output ("bf16", "f16", "f32")."""
-    defines = tuple((f"KT_{key}", value) for key, value in sorted(numbers_of(choice, input, output).items()))
-    name = "hopper_fp8_rowwise_once"
-    return Instance(f"cuda/{name}.cu", name, TYPES, choice.shared_bytes, defines, early=True)
+    """The instance for dtypes of input and output ("bf16", "f16", "f32") that streams the weight."""
+    return instance("hopper_fp8_rowwise_once", TYPES, choice, output, input)
 
 
 def serves(m: int, n: int, k: int) -> bool:
-    """Whether a product of [m, k] with [n, k] is one launch, where it can be.
+    """Whether a product of [m, k] with [n, k] is one launch, where it can be: unless its tiles are divided.
 
     Eager calls take 0.40 to 0.61 of the time of two up to 38 MB of weight, 0.81 to 0.96 at 52 MB, 1.01 to 1.15 from
     67 MB on (H200, 1 to 64 rows, 2026-11-23).
     """
-    return m <= FEW_ROWS and n * k <= MOST_BYTES
+    return n * k <= MOST_BYTES if m <= FEW_ROWS else small(m, n, k)
 
 
 @lru_cache(maxsize=65536)
 def prepare(m: int, n: int, k: int, input: str, output: str, chip: CudaChip, device: int) -> Launch:
-    """The instance and the grid for a product of [m, k] with [n, k].
-
-    errors   ValueError for more rows than an instance takes
-    """
-    if m > FEW_ROWS:
-        raise ValueError(f"hopper_fp8_rowwise_once: m must be at most {FEW_ROWS}; found {m}")
-    choice = choice_of(m, n, k, chip.multiprocessors)
+    """The instance and the grid for a product of [m, k] with [n, k]: of few rows those of their own, of more the ones
+    that make two launches, where no tiles are divided."""
+    choice = variant(m, n, k, chip.multiprocessors)
+    if not isinstance(choice, Stream):
+        return apart_op.prepare(m, n, k, input, output, chip, device)
     function = load(instance_of(choice, input, output), chip, device)
-    grid = (ceil_div(n, 64) * choice.split, 1, 1)
-    return Launch(function, grid, (CONSUMERS + 32, 1, 1), (64, DEPTH), (choice.columns, DEPTH))
+    return launch_of(function, choice, m, n, output, chip.multiprocessors)
+
+
+def shares_of(m: int, launch: Launch) -> tuple[int, int]:
+    """How more rows than FEW_ROWS are quantized: warps that have one together, as many as blocks allow, and shares."""
+    blocks, warps = launch.grid[0], CONSUMERS // 32
+    together = next((each for each in (8, 4, 2) if m * each <= blocks * warps), 1)
+    return together, min(blocks, ceil_div(m, warps // together))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +74,8 @@ class Place:
 
 
 def place(memory: int, m: int, k: int, launch: Launch, weight: TensorMap) -> Place:
-    """The place in a stream's memory, of hopper_fp8_once.words(k) words. Launches on a stream follow each other, so all
-    may use it."""
+    """The place in a stream's memory, of hopper_fp8_once.words(k, m) words. Launches on a stream follow each other, so
+    all may use it."""
     codes = memory + COUNTER_BYTES
     of_codes = tensor_map(codes, "u8", m, k, k, launch.codes)
     scales = codes + ceil_div(m * k, 256) * 256
