@@ -14,7 +14,7 @@ from kerneltable.kernels import hopper_fp8_rowwise
 from kerneltable.kernels.hopper_fp8_rowwise import Kernel
 from kerneltable.model import Problem
 from kerneltable.ops.hopper_fp8_choice import FEW_ROWS
-from kerneltable.ops.hopper_fp8_once import MOST_STEPS
+from kerneltable.ops.hopper_fp8_rowwise_once import MOST_STEPS
 
 SIZES = [(400, 1040), (64, 16), (2112, 7168), (7168, 2048), (1024, 25600), (32768, 512)]
 """N x K: tails, a single block, clusters of eight, rows that registers do not hold, more blocks than run at once."""
