@@ -65,9 +65,8 @@ __device__ __forceinline__ void reduce(const float* sums, const Output& to, cons
       total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
     }
     if (kRowScales) {
-      const float4 w = *reinterpret_cast<const float4*>(to.scales.of_weight + tile.column + column);
-      const float scale = to.scales.of_row(tile.row + row);
-      total.x *= scale * w.x, total.y *= scale * w.y, total.z *= scale * w.z, total.w *= scale * w.w;
+      const float scale = to.scales.of_row(tile.row + row), *w = to.scales.of_weight + tile.column + column;
+      total.x *= scale * w[0], total.y *= scale * w[1], total.z *= scale * w[2], total.w *= scale * w[3];
     }
     if (to.bias != nullptr) {
       const float* b = to.bias + tile.column + column;

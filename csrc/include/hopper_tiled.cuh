@@ -144,7 +144,7 @@ __device__ __forceinline__ void finish(float* sum, const Output& to, const Tile&
   for (int j = 0; j < kStored / 8; ++j) {
     const int at = min(column + 8 * j, n - 2);  // what lies outside the matrix is not stored
     float2 scale = {1.0f, 1.0f}, bias = {-0.0f, -0.0f};  // adding -0 changes nothing
-    if (kRowScales) scale = *reinterpret_cast<const float2*>(to.scales.of_weight + at);
+    if (kRowScales) scale = {to.scales.of_weight[at], to.scales.of_weight[at + 1]};
     if (to.bias != nullptr) bias = {to.bias[at], to.bias[at + 1]};
     sum[4 * j] = fmaf(sum[4 * j] * above, scale.x, bias.x);
     sum[4 * j + 1] = fmaf(sum[4 * j + 1] * above, scale.y, bias.y);

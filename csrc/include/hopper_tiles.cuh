@@ -261,8 +261,8 @@ __device__ __forceinline__ void sum_blocks(Consumer& self, int column, int count
 
 // --- A block --------------------------------------------------------------------------------------------------------
 
-// Scales of whole rows: of the input, `step` apart (0: one for all), and of the weight, at a multiple of 16 bytes. Those of
-// the input may have been written by other blocks of this launch, whose codes have arrived.
+// Scales of whole rows: of the input, `step` apart (0: one for all), and of the weight. Those of the input may have been
+// written by other blocks of this launch, whose codes have arrived.
 struct RowScales {
   const float *of_input, *of_weight;
   int step;

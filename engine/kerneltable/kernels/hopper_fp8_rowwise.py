@@ -73,8 +73,9 @@ class Kernel:
         """
         self.chip = needed(chip, "hopper_fp8_rowwise", weight.device)
         self.problem = problem
-        self.weight = _aligned(weight)
-        self.weight_scale = _aligned(widen_scale(weight_scale).reshape(-1).expand(problem.n))
+        whole = weight.contiguous()
+        self.weight = whole if whole.data_ptr() % 16 == 0 else whole.clone()
+        self.weight_scale = widen_scale(weight_scale).reshape(-1).expand(problem.n).contiguous()
         self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=self.chip)
         self._bias = WideBias()
         static = problem.input_scaling == "static"
@@ -150,9 +151,3 @@ class Kernel:
         memory = memory_of(self.weight.device, hopper_fp8_once.words(k, rows))
         shares = once_op.shares_of(m, launch) if launch.factors else None
         return Once(launch, Places(launch.function, memory, make), int(self._common and m > 1), shares)
-
-
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, contiguous, at a multiple of 16 bytes."""
-    whole = tensor.contiguous()
-    return whole if whole.data_ptr() % 16 == 0 else whole.clone()

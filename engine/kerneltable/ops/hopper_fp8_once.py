@@ -33,9 +33,9 @@ MOST_BYTES = 60_000_000
 one (H200, ten weights of three models at 8 to 64 rows, 2026-11-22; 0.83 to 1.06 times the speed of two)."""
 
 MOST_CODES, MOST_STEPS = 2**21, 5e9
-"""Of a product with more rows than FEW_ROWS, m * k and m * n * k: beyond, two launches end sooner. 4096 x 4096 at 256 rows
-12.9 instead of 14.3 us a call, at 512 18.3 instead of 17.3; 2048 x 2048 at 1024 13.2 instead of 16.1; 2112 x 7168 at 256
-16.5 instead of 15.2 (H200, 2026-11-23)."""
+"""Of a product with more rows than FEW_ROWS, m * k and m * n * k: beyond, two launches end sooner. 4096 x 4096 at 256
+rows 12.9 instead of 14.3 us a call, at 512 18.3 instead of 17.3; 2048 x 2048 at 1024 13.2 instead of 16.1; 2112 x 7168
+at 256 16.5 instead of 15.2 (H200, 2026-11-23)."""
 
 
 def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
@@ -72,10 +72,9 @@ def serves(m: int, n: int, k: int, chip: CudaChip) -> bool:
     return small(m, n, k)
 
 
-def small(m: int, n: int, k: int) -> bool:
-    """Whether a product of [m, k] with [n, k], for which the weight is not streamed, is one launch: unless its tiles are
-    divided."""
-    return m * k <= MOST_CODES and m * n * k <= MOST_STEPS
+def small(m: int, n: int, k: int, most_steps: float = MOST_STEPS) -> bool:
+    """Whether a product for which the weight is not streamed is one launch, unless its tiles are divided."""
+    return m * k <= MOST_CODES and m * n * k <= most_steps
 
 
 @lru_cache(maxsize=65536)

@@ -58,7 +58,7 @@ def product(
     codes         [m, k] e4m3, contiguous, m at least 1
     scales        [m, 1] f32, contiguous, or one number for all rows
     weight        [n, k] e4m3, contiguous, at a multiple of 16 bytes; n and k multiples of 16
-    weight_scale  [n] f32, contiguous, at a multiple of 16 bytes
+    weight_scale  [n] f32, contiguous
     bias          [n] f32, contiguous, or None
     dtypes        of the input that was quantized, and of the output: "bf16", "f16" or "f32"
     choice        None lets `variant` choose

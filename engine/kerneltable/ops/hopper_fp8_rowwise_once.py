@@ -17,12 +17,12 @@ from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, TensorM
 from kerneltable.ops.hopper import ceil_div, tensor_map
 from kerneltable.ops.hopper_fp8_choice import FEW_ROWS, Stream, variant
 from kerneltable.ops.hopper_fp8_launch import CONSUMERS, Launch, instance, launch_of
-from kerneltable.ops.hopper_fp8_once import COUNTER_BYTES, MOST_BYTES
+from kerneltable.ops.hopper_fp8_once import COUNTER_BYTES, MOST_BYTES, small
 
-MOST_CODES, MOST_STEPS = 2**22, 13e9
-"""As hopper_fp8_once has them: two launches of this kind take the host longer, 22 to 27 us. 6144 x 4096 at 512 rows 25.4
-instead of 27.1 us a call, 2112 x 7168 at 256 17.1 instead of 24.0, 7168 x 2048 at 1024 33.5 instead of 35.0 (H200,
-2026-11-23)."""
+MOST_STEPS = 13e9
+"""As hopper_fp8_once has them, but more: two launches of this kind take the host longer, 22 to 27 us. 6144 x 4096 at 512
+rows 25.4 instead of 27.1 us a call, 2112 x 7168 at 256 17.1 instead of 24.0, 7168 x 2048 at 1024 33.5 instead of 35.0
+(H200, 2026-11-23)."""
 
 TYPES = (BY_VALUE, BY_VALUE, *[POINTER] * 9, *[INT32] * 4, INT64)
 
@@ -44,13 +44,7 @@ def serves(m: int, n: int, k: int) -> bool:
     Eager calls take 0.40 to 0.61 of the time of two up to 38 MB of weight, 0.81 to 0.96 at 52 MB, 1.01 to 1.15 from
     67 MB on (H200, 1 to 64 rows, 2026-11-23).
     """
-    return n * k <= MOST_BYTES if m <= FEW_ROWS else small(m, n, k)
-
-
-def small(m: int, n: int, k: int) -> bool:
-    """Whether a product of [m, k] with [n, k], for which the weight is not streamed, is one launch: unless its tiles are
-    divided."""
-    return m * k <= MOST_CODES and m * n * k <= MOST_STEPS
+    return n * k <= MOST_BYTES if m <= FEW_ROWS else small(m, n, k, MOST_STEPS)
 
 
 @lru_cache(maxsize=65536)
