@@ -20,9 +20,9 @@ from kerneltable.ops.hopper_fp8_launch import CONSUMERS, Launch, instance, launc
 from kerneltable.ops.hopper_fp8_once import COUNTER_BYTES, MOST_BYTES, small
 
 MOST_STEPS = 13e9
-"""As hopper_fp8_once has them, but more: two launches of this kind take the host longer, 22 to 27 us. 6144 x 4096 at 512
-rows 25.4 instead of 27.1 us a call, 2112 x 7168 at 256 17.1 instead of 24.0, 7168 x 2048 at 1024 33.5 instead of 35.0
-(H200, 2026-11-23)."""
+"""As hopper_fp8_once has them, but more: two launches take the host longer here, 22 to 27 us. 6144 x 4096 at 512 rows
+25.4 instead of 27.1 us a call, 2112 x 7168 at 256 17.1 instead of 24.0, 7168 x 2048 at 1024 33.5 instead of 35.0 (H200,
+2026-11-23)."""
 
 TYPES = (BY_VALUE, BY_VALUE, *[POINTER] * 9, *[INT32] * 4, INT64)
 
