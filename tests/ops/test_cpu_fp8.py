@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,15 @@ def test_two_threads_of_python_may_call_at_once() -> None:
     for worker in workers:
         worker.join(60)
     assert not wrong
+
+
+def test_threads_are_there_for_the_next_call_awake_or_asleep() -> None:
+    problem = problem_of(*VARIANTS["block_w8a8"][:-1], n=640, k=1024, output="f32")
+    tensors, x = layer(problem, "f32"), torch.randn(8, 1024)
+    wanted = call(problem, tensors, x)
+    for pause in (0.0, 1e-4, 2e-4, 5e-4, 5e-3) * 20:
+        time.sleep(pause)
+        assert torch.equal(call(problem, tensors, x, threads=3), wanted)
 
 
 def test_a_forked_child_computes_the_same_with_threads_of_its_own() -> None:
