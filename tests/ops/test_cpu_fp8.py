@@ -89,7 +89,8 @@ def call(problem: Problem, tensors: dict[str, torch.Tensor], x: torch.Tensor, bi
     bound = kernel_class()(problem, **tensors)
     out = torch.full((x.shape[0], problem.n), torch.nan, dtype=DTYPES[problem.output])
     wide = None if bias is None else bias.float()
-    return linear(x, bound._weight, wide, out, quantization=bound._quantization, path=path, threads=threads)
+    product = bound._product
+    return linear(x, product.weight, wide, out, quantization=product.quantization, path=path, threads=threads)
 
 
 def error(problem: Problem, tensors: dict[str, torch.Tensor], x: torch.Tensor, bias, out: torch.Tensor) -> float:
@@ -207,10 +208,10 @@ def test_a_forked_child_computes_the_same_with_threads_of_its_own() -> None:
     problem = problem_of(*VARIANTS["w8a16_channel"][:-1], n=640, k=1024, output="f32")
     bound = kernel_class()(problem, **layer(problem, "bf16"))
     x, out = torch.randn(2, 1024), torch.empty(2, 640)
-    wanted = linear(x, bound._weight, None, out.clone(), threads=2)
+    wanted = linear(x, bound._product.weight, None, out.clone(), threads=2)
     child = os.fork()
     if child == 0:
-        same = torch.equal(linear(x, bound._weight, None, out, threads=2), wanted)
+        same = torch.equal(linear(x, bound._product.weight, None, out, threads=2), wanted)
         tasks = Path("/proc/self/task")
         helped = not tasks.is_dir() or len(list(tasks.iterdir())) > 1
         os._exit(0 if same and helped else 1)

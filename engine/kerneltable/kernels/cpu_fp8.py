@@ -36,16 +36,15 @@ class Kernel:
         input_scale_ub [] or [1] f32, the largest dynamic scale of a token or tensor
         errors         KernelUnavailable without a C++ compiler or a compiled binary; KernelInputError for other shapes
         """
-        cpu_fp8.library()
-        self._weight = _weight(problem, weight, weight_scale)
-        self._quantization = _quantization(problem, input_scale, input_scale_ub)
+        quantization = _quantization(problem, input_scale, input_scale_ub)
+        self._product = cpu_fp8.Product(_weight(problem, weight, weight_scale), quantization)
+        self._n = problem.n
         self._output = getattr(torch, FORMATS[problem.output].torch_dtype)
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] in the output dtype."""
-        out = torch.empty(x.shape[0], self._weight.codes.shape[0], dtype=self._output)
-        wide = None if bias is None else bias.to(torch.float32).contiguous()
-        return cpu_fp8.linear(x, self._weight, wide, out, quantization=self._quantization)
+        out = torch.empty(x.shape[0], self._n, dtype=self._output)
+        return self._product(x, None if bias is None else bias.to(torch.float32).contiguous(), out)
 
 
 def _weight(problem: Problem, weight: torch.Tensor, scale: torch.Tensor) -> cpu_fp8.Weight:

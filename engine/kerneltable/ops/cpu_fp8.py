@@ -1,4 +1,4 @@
-"""The CPU product of plain or quantized inputs with FP8 weights: csrc/cpu/fp8_linear.cpp behind one Python call."""
+"""The CPU product of plain or quantized inputs with FP8 weights: csrc/cpu/fp8_linear.cpp behind a Python call."""
 
 from __future__ import annotations
 
@@ -74,6 +74,63 @@ def has_path(path: str) -> bool:
     return bool(library().kt_fp8_has_path(PATHS[path]))
 
 
+class Product:
+    """A weight and what is done to its inputs, checked and described to the C code once for all calls."""
+
+    def __init__(self, weight: Weight, quantization: Quantization = Quantization(), *, path: str = "auto") -> None:
+        """Keep them.
+
+        path      auto, or an instruction path of has_path
+        errors    KernelInputError for a tensor that does not fit, KernelUnavailable without compiled code
+        """
+        _check_weight(weight)
+        self.weight, self.quantization, self.path = weight, quantization, path
+        library()
+        self._n, self._k = weight.codes.shape
+        self._fixed = bytes(
+            _Job(
+                n=self._n, k=self._k, weight_stride=weight.codes.stride(0), scale_stride=weight.scale.shape[1],
+                block_n=weight.block[0], block_k=weight.block[1], input_group=quantization.group,
+                input_scale=quantization.scale, input_scale_ub=quantization.upper, path=PATHS[path],
+                scale_type=int(weight.scale.dtype == torch.uint8), input=INPUTS[quantization.mode],
+            )
+        )  # fmt: skip
+
+    def __call__(
+        self, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, threads: int | None = None
+    ) -> torch.Tensor:
+        """What `linear` does."""
+        self._check(x, bias, out)
+        job = _Job.from_buffer_copy(self._fixed)
+        job.m, job.x_stride = x.shape[0], x.stride(0)
+        job.weight, job.scale = self.weight.codes.data_ptr(), self.weight.scale.data_ptr()
+        job.x, job.out, job.bias = x.data_ptr(), out.data_ptr(), None if bias is None else bias.data_ptr()
+        job.x_type, job.out_type = TYPES[x.dtype], TYPES[out.dtype]
+        job.threads = torch.get_num_threads() if threads is None else threads
+        answer = load_library(SOURCE).kt_fp8_linear(ctypes.byref(job))
+        if answer == 1:
+            raise MemoryError(f"cpu_fp8: no memory to pack inputs {list(x.shape)}")
+        if answer:
+            raise KernelUnavailable(f"cpu_fp8: instruction path {self.path} is not of this machine; take auto")
+        return out
+
+    def _check(self, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+        """What the C code relies on and cannot see for itself, as far as it may change from call to call."""
+        n, k = self._n, self._k
+        if x.dim() != 2 or x.shape[1] != k or x.dtype not in TYPES:
+            raise _unfit("x", f"[m, {k}] f32, bf16 or f16", x)
+        if k > 1 and x.stride(1) != 1:
+            raise _unfit("x", "contiguous columns", x)
+        if out.shape != (x.shape[0], n) or out.dtype not in TYPES:
+            raise _unfit("out", f"[{x.shape[0]}, {n}] f32, bf16 or f16", out)
+        if not out.is_contiguous():
+            raise _unfit("out", "contiguous", out)
+        if bias is not None and (bias.shape != (n,) or bias.dtype != torch.float32 or not bias.is_contiguous()):
+            raise _unfit("bias", f"[{n}] f32, contiguous", bias)
+        if not (x.is_cpu and out.is_cpu and (bias is None or bias.is_cpu)):
+            raise _elsewhere(x, out, bias)
+
+
 def linear(
     x: torch.Tensor,
     weight: Weight,
@@ -94,49 +151,34 @@ def linear(
     errors    KernelInputError for a tensor that does not fit, KernelUnavailable for a path that is not of this machine,
               MemoryError
     """
-    _check(x, weight, bias, out)
-    m, k = x.shape
-    job = _Job(
-        m=m, n=out.shape[1], k=k, x_stride=x.stride(0), weight_stride=weight.codes.stride(0),
-        scale_stride=weight.scale.shape[1], block_n=weight.block[0], block_k=weight.block[1],
-        input_group=quantization.group, x=x.data_ptr(), weight=weight.codes.data_ptr(), scale=weight.scale.data_ptr(),
-        bias=None if bias is None else bias.data_ptr(), out=out.data_ptr(), input_scale=quantization.scale,
-        input_scale_ub=quantization.upper, x_type=TYPES[x.dtype], out_type=TYPES[out.dtype],
-        scale_type=int(weight.scale.dtype == torch.uint8), input=INPUTS[quantization.mode], path=PATHS[path],
-        threads=torch.get_num_threads() if threads is None else threads,
-    )  # fmt: skip
-    answer = load_library(SOURCE).kt_fp8_linear(ctypes.byref(job))
-    if answer == 1:
-        raise MemoryError(f"cpu_fp8: no memory to pack inputs [{m}, {k}]")
-    if answer:
-        raise KernelUnavailable(f"cpu_fp8: instruction path {path} is not supported by this machine; take auto")
-    return out
+    return Product(weight, quantization, path=path)(x, bias, out, threads)
 
 
-def _check(x: torch.Tensor, weight: Weight, bias: torch.Tensor | None, out: torch.Tensor) -> None:
-    """Everything that the C code relies on and cannot see for itself."""
-    n, k = weight.codes.shape
-    wanted_scale = [-(-n // weight.block[0]), -(-k // weight.block[1])]
+def _check_weight(weight: Weight) -> None:
+    """Everything of it that the C code relies on and cannot see for itself."""
+    codes, scale = weight.codes, weight.scale
+    n, k = codes.shape
+    wanted = [-(-n // weight.block[0]), -(-k // weight.block[1])]
     checks = (
-        (x.dim() == 2 and x.shape[1] == k and x.dtype in TYPES, "x", f"[m, {k}] f32, bf16 or f16", x),
-        (k <= 1 or x.stride(1) == 1, "x", "contiguous columns", x),
-        (weight.codes.dtype == torch.float8_e4m3fn, "weight", "float8_e4m3fn", weight.codes),
-        (k <= 1 or weight.codes.stride(1) == 1, "weight", "contiguous columns", weight.codes),
-        (weight.scale.dtype in (torch.float32, torch.uint8), "weight_scale", "f32, or uint8 of e8m0", weight.scale),
-        (list(weight.scale.shape) == wanted_scale, "weight_scale", f"{wanted_scale}", weight.scale),
-        (weight.scale.is_contiguous(), "weight_scale", "contiguous", weight.scale),
-        (out.shape == (x.shape[0], n) and out.dtype in TYPES, "out", f"[{x.shape[0]}, {n}] f32, bf16 or f16", out),
-        (out.is_contiguous(), "out", "contiguous", out),
-        (bias is None or (bias.shape == (n,) and bias.dtype == torch.float32), "bias", f"[{n}] f32", bias),
-        (bias is None or bias.is_contiguous(), "bias", "contiguous", bias),
+        (codes.dtype == torch.float8_e4m3fn, "weight", "float8_e4m3fn", codes),
+        (k <= 1 or codes.stride(1) == 1, "weight", "contiguous columns", codes),
+        (scale.dtype in (torch.float32, torch.uint8), "weight_scale", "f32, or uint8 of e8m0", scale),
+        (list(scale.shape) == wanted, "weight_scale", f"{wanted}", scale),
+        (scale.is_contiguous(), "weight_scale", "contiguous", scale),
     )
-    for holds, name, wanted, found in checks:
-        if not holds and found is not None:
-            raise KernelInputError(
-                f"cpu_fp8: {name} must be {wanted}; found {list(found.shape)} {found.dtype}, strides {found.stride()}"
-            )
-    for tensor in (x, weight.codes, weight.scale, out) if bias is None else (x, weight.codes, weight.scale, out, bias):
-        if tensor.device.type != "cpu":
-            raise KernelInputError(
-                f"cpu_fp8: every tensor must be on the CPU; found one on {tensor.device}; move it there"
-            )
+    for holds, name, form, found in checks:
+        if not holds:
+            raise _unfit(name, form, found)
+    if not (codes.is_cpu and scale.is_cpu):
+        raise _elsewhere(codes, scale)
+
+
+def _unfit(name: str, wanted: str, found: torch.Tensor) -> KernelInputError:
+    return KernelInputError(
+        f"cpu_fp8: {name} must be {wanted}; found {list(found.shape)} {found.dtype}, strides {found.stride()}"
+    )
+
+
+def _elsewhere(*tensors: torch.Tensor | None) -> KernelInputError:
+    found = next(tensor.device for tensor in tensors if tensor is not None and not tensor.is_cpu)
+    return KernelInputError(f"cpu_fp8: every tensor must be on the CPU; found one on {found}; move it there")
