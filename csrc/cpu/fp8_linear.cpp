@@ -6,11 +6,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <vector>
 
 #include "cpu_fp8_job.h"
 #include "cpu_formats.h"
 #include "cpu_simd_portable.h"
-#include "cpu_threads.h"
+#include "cpu_shares.h"
 #define KT_PATH portable
 #include "cpu_fp8_path.h"
 
@@ -28,40 +29,12 @@
 #include "cpu_fp8_path.h"
 #endif
 
-namespace kt {
-
-// Sums use subnormal numbers on every thread, whatever the caller's thread is set to.
-class KeepSubnormals {
-#if defined(__x86_64__)
-  public:
-    KeepSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ & ~0x8040u); }
-    ~KeepSubnormals() { _mm_setcsr(before_); }
-
-  private:
-    unsigned before_;
+#if defined(__x86_64__) && defined(__linux__) && !defined(__clang__) && __GNUC__ >= 11
+#define KT_HAS_AMX
+#include "cpu_fp8_amx.h"
 #endif
-};
 
-// Memory of one thread that is kept from call to call and grows as needed, aligned to a cache line.
-class Buffer {
-  public:
-    ~Buffer() { std::free(start_); }
-    float* get(int64_t floats) {
-        if (floats > size_) {
-            std::free(start_);
-            start_ = nullptr, size_ = 0;
-            if (posix_memalign(&start_, 64, static_cast<size_t>(floats) * sizeof(float))) return nullptr;
-            size_ = floats;
-        }
-        return static_cast<float*>(start_);
-    }
-
-  private:
-    void* start_ = nullptr;
-    int64_t size_ = 0;
-};
-
-thread_local Buffer scratch_memory, packed_memory;
+namespace kt {
 
 static const Path* choose(int wanted) {
 #if defined(__x86_64__)
@@ -70,6 +43,9 @@ static const Path* choose(int wanted) {
     const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
     const bool has_vbmi = has_avx512 && __builtin_cpu_supports("avx512vbmi");
+#if defined(KT_HAS_AMX)
+    if (wanted == KT_PATH_AMX) return has_vbmi && amx::permitted() ? &vbmi::PATH : nullptr;
+#endif
     if (has_vbmi && (wanted == KT_PATH_AUTO || wanted == KT_PATH_VBMI)) return &vbmi::PATH;
     if (has_avx512 && (wanted == KT_PATH_AUTO || wanted == KT_PATH_AVX512)) return &avx512::PATH;
     if (has_avx2 && (wanted == KT_PATH_AUTO || wanted == KT_PATH_AVX2)) return &avx2::PATH;
@@ -77,21 +53,15 @@ static const Path* choose(int wanted) {
     return wanted == KT_PATH_AUTO || wanted == KT_PATH_PORTABLE ? &portable::PATH : nullptr;
 }
 
-struct Work {
+struct Work : Shared {
     kt_fp8_job job;
     const Path& path;
     Rows rows{};
     int panels = 1;
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> failed{false};
     std::atomic<uint32_t> most{0};  // bits of the largest |x| so far
-};
 
-static float* scratch_of(Work& work, int64_t floats) {
-    float* scratch = scratch_memory.get(floats);
-    if (!scratch) work.failed = true;
-    return scratch;
-}
+    Work(const kt_fp8_job& given, const Path& taken) : job(given), path(taken) {}
+};
 
 static void find_amax(void* context) {
     Work& work = *static_cast<Work*>(context);
@@ -106,6 +76,17 @@ static void find_amax(void* context) {
     }
 }
 
+// A scale of the whole of x is found before anything else.
+static kt_fp8_job settled(const kt_fp8_job& job, const Path& path, bool& failed) {
+    if (job.input != KT_INPUT_TENSOR) return job;
+    Work work(job, path);
+    share(work, find_amax, job.m, job.m * job.k);
+    failed = work.failed;
+    work.job.input = KT_INPUT_STATIC;
+    work.job.input_scale = fp8_scale(from_bits(work.most), job.input_scale_ub);
+    return work.job;
+}
+
 static void pack_rows(void* context) {
     Work& work = *static_cast<Work*>(context);
     const KeepSubnormals mode;
@@ -114,38 +95,19 @@ static void pack_rows(void* context) {
     for (int64_t row; (row = work.next++) < work.rows.rows;) work.path.pack(work.job, work.rows, row, line);
 }
 
-// For a few rows, shares of what is left: long runs of memory at first, single parts at the end. For more rows one part of
-// the columns of one chunk of rows, all of a chunk before the next one.
-static bool take_parts(Work& work, int64_t parts, int64_t& first, int64_t& count) {
-    first = work.next;
-    do {
-        if (first >= parts) return false;
-        const int64_t share = work.rows.rows > LONG_RUNS ? 1 : (parts - first) / (2 * std::max(1, work.job.threads));
-        count = std::max<int64_t>(1, share);
-    } while (!work.next.compare_exchange_weak(first, first + count));
-    return true;
-}
-
 static void multiply_columns(void* context) {
     Work& work = *static_cast<Work*>(context);
     const KeepSubnormals mode;
     const int64_t height = work.rows.rows, width = work.panels * work.path.columns, across = ceil_div(work.job.n, width);
     float* scratch = scratch_of(work, work.path.scratch_floats(smaller(CHUNK, height), work.panels));
     if (!scratch) return;
-    for (int64_t first, count; take_parts(work, across * ceil_div(height, CHUNK), first, count);) {
+    for (int64_t first, count; take_parts(work, across * ceil_div(height, CHUNK), height, first, count);) {
         for (int64_t part = first; part < first + count; ++part) {
             const int64_t start = part / across * CHUNK;
             const Rows rows = work.rows.part(start, smaller(CHUNK, height - start));
             work.path.multiply(work.job, rows, part % across * width, work.panels, scratch);
         }
     }
-}
-
-// Sharing is worth waking another thread (some 10 us) only from about 100,000 steps on.
-static void share(Work& work, Pool::Body body, int64_t parts, int64_t steps) {
-    const int64_t threads = steps < 100000 ? 1 : smaller(work.job.threads, parts);
-    work.next = 0;
-    pool().run(static_cast<int>(threads), body, &work);
 }
 
 // Panels of columns that are multiplied with one depth block of rows while a cache holds that, if every thread still has
@@ -156,13 +118,9 @@ static int panels_of(const kt_fp8_job& job, const Path& path, int64_t height) {
     return panels;
 }
 
+// job: settled
 static int run(const kt_fp8_job& job, const Path& path) {
-    Work work{job, path};
-    if (job.input == KT_INPUT_TENSOR) {
-        share(work, find_amax, job.m, job.m * job.k);
-        work.job.input = KT_INPUT_STATIC;
-        work.job.input_scale = fp8_scale(from_bits(work.most), job.input_scale_ub);
-    }
+    Work work(job, path);
     const int64_t height = smaller(job.m, HEIGHT), depth = ceil_div(job.k, DEPTH) * DEPTH;
     work.rows.packed = packed_memory.get(height * depth);
     if (!work.rows.packed && height * depth > 0) return KT_NO_MEMORY;
@@ -177,6 +135,101 @@ static int run(const kt_fp8_job& job, const Path& path) {
     return work.failed ? KT_NO_MEMORY : KT_OK;
 }
 
+#if defined(KT_HAS_AMX)
+
+// A product in tiles. first: of the rows of x at hand.
+struct TileWork : Shared {
+    kt_fp8_job job;
+    amx::Inputs in{};
+    int64_t panels = 1;
+    uint8_t* odd = nullptr;  // one a panel, see amx::multiply
+
+    explicit TileWork(const kt_fp8_job& given) : job(given) {}
+};
+
+static void pack_lines(void* context) {
+    TileWork& work = *static_cast<TileWork*>(context);
+    const KeepSubnormals mode;
+    float* line = scratch_of(work, work.job.k);
+    if (!line) return;
+    for (int64_t row; (row = work.next++) < work.in.row_tiles() * amx::EDGE;) amx::pack_row(work.job, work.in, row, line);
+}
+
+constexpr int64_t PACKED_AT_ONCE = 1024;  // columns of one tile of rows
+
+static void pack_tiles(void* context) {
+    TileWork& work = *static_cast<TileWork*>(context);
+    const int64_t across = ceil_div(work.in.depth, PACKED_AT_ONCE);
+    for (int64_t part; (part = work.next++) < work.in.row_tiles() * across;) {
+        const int64_t start = part % across * PACKED_AT_ONCE;
+        amx::pack_tiles(work.in, part / across, start, smaller(PACKED_AT_ONCE, work.in.depth - start));
+    }
+}
+
+static void multiply_tiles(void* context) {
+    TileWork& work = *static_cast<TileWork*>(context);
+    const KeepSubnormals mode;
+    float* scratch = scratch_of(work, amx::scratch_floats(work.in, work.panels));
+    if (!scratch) return;
+    const amx::Tiles tiles;
+    const int64_t parts = ceil_div(work.job.n, work.panels * amx::HIGH);
+    for (int64_t first, count; take_parts(work, parts, work.in.rows, first, count);) {
+        for (int64_t part = first; part < first + count; ++part) {
+            const int64_t panel = part * work.panels;
+            amx::multiply(work.job, work.in, panel * amx::HIGH, work.panels, scratch, work.odd + panel);
+        }
+    }
+}
+
+// Up to HEIGHT rows: those that are odd, and then odd columns for all of them, are computed on the other path.
+static int multiply_in_tiles(TileWork& work, const Path& path) {
+    const kt_fp8_job& job = work.job;
+    const amx::Inputs& in = work.in;
+    const int64_t lines = in.row_tiles() * amx::EDGE;
+    share(work, pack_lines, lines, in.rows * job.k);
+    if (work.failed) return KT_NO_MEMORY;
+    if (std::find(in.odd, in.odd + in.rows, 0) == in.odd + in.rows) return run(rows_of(job, in.first, in.rows), path);
+    share(work, pack_tiles, in.row_tiles() * ceil_div(in.depth, PACKED_AT_ONCE), lines * job.k);
+    share(work, multiply_tiles, ceil_div(job.n, work.panels * amx::HIGH), job.n * job.k);
+    int answer = work.failed ? KT_NO_MEMORY : KT_OK;
+    for (int64_t row = 0, end; row < in.rows && answer == KT_OK; row = end) {
+        end = std::find(in.odd + row, in.odd + in.rows, 1 - in.odd[row]) - in.odd;
+        if (in.odd[row]) answer = run(rows_of(job, in.first + row, end - row), path);
+    }
+    for (int64_t n = 0; n < job.n && answer == KT_OK; n += amx::HIGH) {
+        if (!work.odd[n / amx::HIGH]) continue;
+        answer = run(columns_of(rows_of(job, in.first, in.rows), n, smaller(amx::HIGH, job.n - n)), path);
+    }
+    return answer;
+}
+
+// job: settled
+static int run_in_tiles(const kt_fp8_job& job, const Path& path) {
+    TileWork work(job);
+    amx::Inputs& in = work.in;
+    const int64_t height = ceil_div(smaller(job.m, HEIGHT), amx::EDGE) * amx::EDGE;
+    in.pieces = amx::pieces_of(job), in.depth = ceil_div(job.k, amx::STEP) * amx::STEP;
+    in.spans = amx::has_spans(job) ? ceil_div(job.k, amx::SPAN) : 1;
+    const int64_t numbers = height * in.depth * in.pieces;
+    float* const memory = tile_memory.get(numbers + height * in.spans);
+    if (!memory && height) return KT_NO_MEMORY;
+    in.tiles = reinterpret_cast<uint16_t*>(memory), in.lines = in.tiles + numbers;
+    in.scales = memory + numbers;
+    std::vector<uint8_t> odd_rows(height), odd_panels(ceil_div(job.n, amx::HIGH));
+    in.odd = odd_rows.data(), work.odd = odd_panels.data();
+    for (work.panels = job.m > LONG_RUNS ? 8 : 1; work.panels > 1; work.panels /= 2) {
+        if (ceil_div(job.n, work.panels * amx::HIGH) >= 4 * job.threads) break;
+    }
+    int answer = KT_OK;
+    for (in.first = 0; in.first < job.m && answer == KT_OK; in.first += in.rows) {
+        in.rows = smaller(height, job.m - in.first);
+        answer = multiply_in_tiles(work, path);
+    }
+    return answer;
+}
+
+#endif
+
 }  // namespace kt
 
 extern "C" {
@@ -185,7 +238,13 @@ __attribute__((visibility("default"))) int kt_fp8_linear(const kt_fp8_job* job) 
     const kt::Path* path = kt::choose(job->path);
     if (!path) return KT_NO_SUCH_PATH;
     try {
-        return kt::run(*job, *path);
+        bool failed = false;
+        const kt_fp8_job settled = kt::settled(*job, *path, failed);
+        if (failed) return KT_NO_MEMORY;
+#if defined(KT_HAS_AMX)
+        if (job->path == KT_PATH_AMX && kt::amx::takes(settled)) return kt::run_in_tiles(settled, *path);
+#endif
+        return kt::run(settled, *path);
     } catch (const std::bad_alloc&) {
         return KT_NO_MEMORY;
     }

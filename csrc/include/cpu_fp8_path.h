@@ -62,7 +62,7 @@ KT_TARGET inline void pack(const kt_fp8_job& job, const Rows& rows, int64_t row,
 }
 
 KT_TARGET inline void write(const kt_fp8_job& job, int64_t row, int64_t column, float value) {
-    const int64_t at = row * job.n + column;
+    const int64_t at = row * job.out_stride + column;
     if (job.bias) value += job.bias[column];
     if (job.out_type == KT_F32) {
         static_cast<float*>(job.out)[at] = value;

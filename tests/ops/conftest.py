@@ -20,7 +20,7 @@ def compiled_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         cpp.load_library.cache_clear()
 
 
-@pytest.fixture(params=("portable", "avx2", "avx512", "vbmi"))
+@pytest.fixture(params=("portable", "avx2", "avx512", "vbmi", "amx"))
 def path(request: pytest.FixtureRequest, compiled_here: None) -> str:
     """An instruction path, forced."""
     if not has_path(request.param):

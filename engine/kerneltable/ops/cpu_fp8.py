@@ -14,14 +14,14 @@ from kerneltable.ops.cpp import load_library
 SOURCE = "cpu/fp8_linear.cpp"
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INPUTS = {"none": 0, "group": 1, "tensor": 2, "static": 3, "mx": 4}
-PATHS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "vbmi": 4}
+PATHS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "vbmi": 4, "amx": 5}
 
 
 class _Job(ctypes.Structure):
     """struct kt_fp8_job of csrc/include/cpu_fp8_job.h, field by field; the library is asked for its size."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("m", "n", "k", "x_stride", "weight_stride", "scale_stride")),
+        *((name, ctypes.c_int64) for name in ("m", "n", "k", "x_stride", "weight_stride", "scale_stride", "out_stride")),
         *((name, ctypes.c_int64) for name in ("block_n", "block_k", "input_group")),
         *((name, ctypes.c_void_p) for name in ("x", "weight", "scale", "bias", "out")),
         *((name, ctypes.c_float) for name in ("input_scale", "input_scale_ub")),
@@ -89,7 +89,7 @@ class Product:
         self._n, self._k = weight.codes.shape
         self._fixed = bytes(
             _Job(
-                n=self._n, k=self._k, weight_stride=weight.codes.stride(0), scale_stride=weight.scale.shape[1],
+                n=self._n, k=self._k, weight_stride=weight.codes.stride(0), scale_stride=weight.scale.shape[1], out_stride=self._n,
                 block_n=weight.block[0], block_k=weight.block[1], input_group=quantization.group,
                 input_scale=quantization.scale, input_scale_ub=quantization.upper, path=PATHS[path],
                 scale_type=int(weight.scale.dtype == torch.uint8), input=INPUTS[quantization.mode],

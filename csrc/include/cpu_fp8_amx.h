@@ -1,0 +1,282 @@
+// The product in tiles (AMX): 32 rows of the weight, widened to bf16 in the first-level cache, times 16 or 32 rows of x at a
+// time. Products of 32 columns of k and their sums are float32; one scale for many columns is applied to their sum.
+#pragma once
+
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "cpu_fp8_amx_pack.h"
+
+namespace kt::amx {
+
+constexpr int64_t HIGH = 2 * EDGE;                   // rows of the weight that are multiplied at a time
+constexpr int64_t CUT = 256;                         // columns of k that are widened at a time, a multiple of SPAN
+constexpr int64_t WIDE = HIGH * CUT / 2;             // floats that widened weights take
+constexpr int64_t FRESH = 4 * TILE;                  // and the sums of four tiles
+
+// [EDGE row tiles of the weight][EDGE pairs of columns]; tile (h, s) of widened weights holds rows h * EDGE + [0, EDGE) and
+// the columns of step s in the order of widening.
+inline uint16_t* wide_tile(uint16_t* wide, int64_t h, int64_t column) {
+    return wide + (h * (CUT / REACH) + column / REACH) * PAIRS;
+}
+
+// 64 codes as bf16: two vectors, of columns 0-7, 16-23, 32-39, 48-55 and of the others.
+struct Halves {
+    __m512i part[2];
+};
+
+KT_INLINE Halves widen_step(__m512i codes) {
+    const uint8_t *const lows = vbmi::TABLES.low, *const highs = vbmi::TABLES.high;
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(lows), codes, _mm512_load_si512(lows + 64));
+    const __m512i size = _mm512_permutex2var_epi8(_mm512_load_si512(highs), codes, _mm512_load_si512(highs + 64));
+    const __m512i high = _mm512_ternarylogic_epi32(size, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);
+    return {{_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)}};
+}
+
+// Each number times a power of two, given as what it adds to the exponent in place; 0 and NaN stay.
+KT_INLINE __m512i times(__m512i half, __m512i power) {
+    const __m512i size = _mm512_sub_epi16(_mm512_add_epi16(half, half), _mm512_set1_epi16(1));
+    const __mmask32 number = _mm512_cmplt_epu16_mask(size, _mm512_set1_epi16(static_cast<short>(0xff7f)));
+    return _mm512_mask_add_epi16(half, number, half, power);
+}
+
+// What up to 16 e8m0 scales add to the exponents of bf16. Clears good if one is none that is folded.
+KT_INLINE __m512i powers(const uint8_t* scales, int64_t count, bool& good) {
+    const __mmask16 given = static_cast<__mmask16>((1u << count) - 1);
+    const __m128i codes = _mm_maskz_loadu_epi8(given, scales);
+    const __m128i above = _mm_sub_epi8(codes, _mm_set1_epi8(127 - FOLDED));
+    good &= _mm_mask_cmpgt_epu8_mask(given, above, _mm_set1_epi8(2 * FOLDED)) == 0;
+    const __m256i words = _mm256_sub_epi16(_mm256_cvtepu8_epi16(codes), _mm256_set1_epi16(127));
+    return _mm512_castsi256_si512(_mm256_slli_epi16(words, 7));
+}
+
+// Rows [column, column + HIGH) of the weight, columns [start, start + count) of k, up to a whole step with zeros. Meanwhile
+// codes further along are fetched, as add_columns does. False if scales cannot be folded.
+template <bool FOLD>
+KT_TARGET inline bool widen_rows(const kt_fp8_job& job, int64_t column, int64_t start, int64_t count, uint16_t* wide) {
+    const int64_t rest = job.k - start, below = HIGH * job.weight_stride - job.k;
+    bool good = true;
+    for (int64_t r = 0; r < HIGH; ++r) {
+        const int64_t n = column + r;
+        const uint8_t* const codes = job.weight + n * job.weight_stride + start;
+        uint16_t* const to = wide_tile(wide, r / EDGE, 0) + r % EDGE * REACH;
+        __m512i power = _mm512_setzero_si512();
+        if (FOLD && n < job.n) {
+            const int64_t at = (job.block_n == 1 ? n : n / job.block_n) * job.scale_stride + start / REACH;
+            power = powers(static_cast<const uint8_t*>(job.scale) + at, ceil_div(count, REACH), good);
+        }
+        for (int64_t i = 0; i < count; i += STEP) {
+            const int64_t left = n < job.n ? count - i : 0;
+            const __mmask64 given = left >= STEP ? ~0ull : (1ull << left) - 1;
+            __builtin_prefetch(codes + i + vbmi::AHEAD + (i + vbmi::AHEAD < rest ? 0 : below), 0, 2);
+            Halves halves = widen_step(_mm512_maskz_loadu_epi8(given, codes + i));
+            if (FOLD) {
+                const __m512i first = _mm512_set1_epi16(static_cast<short>(i / REACH));
+                const __m512i which = _mm512_mask_add_epi16(first, 0xffff0000u, first, _mm512_set1_epi16(1));
+                const __m512i add = _mm512_permutexvar_epi16(which, power);
+                halves = {{times(halves.part[0], add), times(halves.part[1], add)}};
+            }
+            _mm512_store_si512(to + i / REACH * PAIRS, halves.part[0]);
+            _mm512_store_si512(to + (i / REACH + 1) * PAIRS, halves.part[1]);
+        }
+    }
+    return good;
+}
+
+// Scales of weights [column, column + HIGH) for the columns of k from `start` on. False if a sum cannot be scaled by one.
+KT_TARGET inline bool read_scales(const kt_fp8_job& job, int64_t column, int64_t start, float (&scales)[HIGH]) {
+    bool good = true;
+    for (int64_t r = 0; r < HIGH; ++r) {
+        const int64_t n = smaller(column + r, job.n - 1);
+        if (folds(job)) {
+            scales[r] = 1.0f;
+        } else if (r == 0 || job.block_n == 1) {
+            scales[r] = vbmi::scale_at(job, job.block_n == 1 ? n : n / job.block_n, start / job.block_k);
+        } else {
+            scales[r] = scales[0];
+        }
+        good &= modest(scales[r]);
+    }
+    return good;
+}
+
+// Sums of tiles 0 and 1 (2 and 3: of the next 16 rows of x) += weights * x over `steps` tiles along k.
+template <bool TWO>
+KT_INLINE void add_steps(const Inputs& in, uint16_t* wide, const uint16_t* x, int64_t next, int64_t steps) {
+    for (int64_t s = 0; s < steps; ++s) {
+        _tile_loadd(4, wide + s * PAIRS, 64);
+        _tile_loadd(5, wide_tile(wide, 1, 0) + s * PAIRS, 64);
+        for (int p = 0; p < in.pieces; ++p, x += PAIRS) {
+            _tile_loadd(6, x, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 5, 6);
+            if (TWO) {
+                _tile_loadd(7, x + next, 64);
+                _tile_dpbf16ps(2, 4, 7);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+    }
+}
+
+// sums: those of four tiles in order, two without TWO
+template <bool TWO>
+KT_TARGET inline void add_tiles(const Inputs& in, uint16_t* wide, const uint16_t* x, int64_t steps, bool first, float* sums) {
+    asm volatile("" ::: "memory");  // tiles are loaded behind the compiler's back
+    if (first) {
+        _tile_zero(0);
+        _tile_zero(1);
+        if (TWO) {
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+    } else {
+        _tile_loadd(0, sums, 64);
+        _tile_loadd(1, sums + TILE, 64);
+        if (TWO) {
+            _tile_loadd(2, sums + 2 * TILE, 64);
+            _tile_loadd(3, sums + 3 * TILE, 64);
+        }
+    }
+    add_steps<TWO>(in, wide, x, in.tile(1, 0) - in.tile(0, 0), steps);
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + TILE, 64);
+    if (TWO) {
+        _tile_stored(2, sums + 2 * TILE, 64);
+        _tile_stored(3, sums + 3 * TILE, 64);
+    }
+}
+
+// to += from * scales of one row tile of x, two tiles of weights
+KT_TARGET inline void scale_sums(const float* from, const float* x_scales, const float* scales, bool first, float* to) {
+    const __m512 of_rows = _mm512_load_ps(x_scales);
+    for (int64_t r = 0; r < HIGH; ++r) {
+        const __m512 scale = of_rows * _mm512_set1_ps(scales[r]);
+        const __m512 before = first ? _mm512_setzero_ps() : _mm512_load_ps(to + r * EDGE);
+        _mm512_store_ps(to + r * EDGE, _mm512_fmadd_ps(_mm512_load_ps(from + r * EDGE), scale, before));
+    }
+}
+
+// Columns [start, start + count) of k for all rows of x; sums [row tiles][2][EDGE rows of the weight][EDGE rows of x].
+KT_TARGET inline bool add_cut(const kt_fp8_job& job, const Inputs& in, int64_t column, int64_t start, float* scratch,
+                              float* sums) {
+    uint16_t* const wide = reinterpret_cast<uint16_t*>(scratch);
+    float* const fresh = scratch + WIDE;
+    const int64_t count = smaller(CUT, job.k - start), span = has_spans(job) ? SPAN : CUT;
+    bool good = folds(job) ? widen_rows<true>(job, column, start, count, wide)
+                           : widen_rows<false>(job, column, start, count, wide);
+    for (int64_t done = 0; done < count; done += span) {
+        const int64_t at = start + done, steps = ceil_div(smaller(span, count - done), STEP) * 2;
+        uint16_t* const weights = wide + done / REACH * PAIRS;
+        float scales[HIGH];
+        if (has_spans(job)) good &= read_scales(job, column, at, scales);
+        for (int64_t t = 0; t < in.row_tiles(); t += 2) {
+            const bool two = t + 1 < in.row_tiles();
+            float* const kept = sums + t * 2 * TILE;
+            float* const to = has_spans(job) ? fresh : kept;
+            const bool first = has_spans(job) || start == 0;
+            (two ? add_tiles<true> : add_tiles<false>)(in, weights, in.tile(t, at), steps, first, to);
+            for (int64_t q = 0; has_spans(job) && q < 1 + two; ++q) {
+                const float* const of_rows = in.scale(t + q, at / SPAN);
+                scale_sums(fresh + q * 2 * TILE, of_rows, scales, at == 0, kept + q * 2 * TILE);
+            }
+        }
+    }
+    return good;
+}
+
+KT_INLINE void store_row(const kt_fp8_job& job, int64_t at, __m512 values, __mmask16 given) {
+    if (job.out_type == KT_F32) return _mm512_mask_storeu_ps(static_cast<float*>(job.out) + at, given, values);
+    __m256i halves = _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    if (job.out_type == KT_BF16) {
+        const __m512i bits = _mm512_castps_si512(values), one = _mm512_set1_epi32(1);
+        const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+        const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), last);
+        const __mmask16 nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
+        const __m512i quiet = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x00400000));
+        halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(quiet, 16));
+    }
+    _mm256_mask_storeu_epi16(static_cast<uint16_t*>(job.out) + at, given, halves);
+}
+
+// The sums of HIGH columns of the result, scaled unless spans were, bias added, rounded and stored. False as in read_scales.
+KT_TARGET inline bool finish(const kt_fp8_job& job, const Inputs& in, int64_t column, const float* sums) {
+    float scales[HIGH];
+    const bool scaled = has_spans(job), good = scaled || read_scales(job, column, 0, scales);
+    for (int64_t t = 0; t < in.row_tiles(); ++t) {
+        const __m512 of_rows = _mm512_load_ps(in.scale(t, 0));
+        for (int64_t h = 0; h < 2 && column + h * EDGE < job.n; ++h) {
+            const int64_t n = column + h * EDGE, width = smaller(EDGE, job.n - n);
+            __m512i v[EDGE];
+#pragma GCC unroll 16
+            for (int r = 0; r < EDGE; ++r) {
+                __m512 value = _mm512_load_ps(sums + (t * 2 + h) * TILE + r * EDGE);
+                if (!scaled) value = value * (of_rows * _mm512_set1_ps(scales[h * EDGE + r]));
+                if (job.bias && r < width) value = value + _mm512_set1_ps(job.bias[n + r]);
+                v[r] = _mm512_castps_si512(value);
+            }
+            transpose(v);
+            const __mmask16 given = static_cast<__mmask16>((1u << width) - 1);
+#pragma GCC unroll 16
+            for (int r = 0; r < EDGE; ++r) {
+                if (t * EDGE + r >= in.rows) continue;
+                store_row(job, (in.first + t * EDGE + r) * job.out_stride + n, _mm512_castsi512_ps(v[r]), given);
+            }
+        }
+    }
+    return good;
+}
+
+// Output columns [column, column + panels * HIGH). odd, one a panel, becomes 1 where another path has to do it all again.
+KT_TARGET inline void multiply(const kt_fp8_job& job, const Inputs& in, int64_t column, int64_t panels, float* scratch,
+                               uint8_t* odd) {
+    float* const sums = scratch + WIDE + FRESH;
+    const int64_t each = in.row_tiles() * 2 * TILE;
+    for (int64_t start = 0; start < job.k; start += CUT) {
+        for (int64_t p = 0; p < panels && column + p * HIGH < job.n; ++p) {
+            if (!add_cut(job, in, column + p * HIGH, start, scratch, sums + p * each)) odd[p] = 1;
+        }
+    }
+    for (int64_t p = 0; p < panels && column + p * HIGH < job.n; ++p) {
+        if (!finish(job, in, column + p * HIGH, sums + p * each)) odd[p] = 1;
+    }
+}
+
+inline int64_t scratch_floats(const Inputs& in, int64_t panels) {
+    return WIDE + FRESH + panels * in.row_tiles() * 2 * TILE;
+}
+
+// True if the processor has tiles of bf16 and Linux lets this process use them.
+inline bool permitted() {
+    constexpr unsigned BF16 = 1u << 22, TILE_REGISTERS = 1u << 24, PERMISSION = 0x1023, TILE_DATA = 18;
+    static const bool answer = [] {
+        unsigned a, b, c, d = 0;
+        const bool known = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & BF16) && (d & TILE_REGISTERS);
+        return known && syscall(SYS_arch_prctl, PERMISSION, TILE_DATA) == 0;
+    }();
+    return answer;
+}
+
+struct Configuration {
+    uint8_t palette = 1, start = 0, unused[14] = {};
+    uint16_t bytes[16] = {};
+    uint8_t rows[16] = {};
+};
+
+// Tiles for as long as it lives, all of EDGE rows of 64 bytes.
+class Tiles {
+  public:
+    KT_TARGET Tiles() {
+        Configuration layout;
+        for (int i = 0; i < 8; ++i) layout.bytes[i] = 64, layout.rows[i] = EDGE;
+        asm volatile("" ::"r"(&layout) : "memory");  // the compiler does not see that it is read
+        _tile_loadconfig(&layout);
+    }
+    KT_TARGET ~Tiles() { _tile_release(); }
+};
+
+}  // namespace kt::amx
+
+#undef KT_TARGET
+#undef KT_INLINE
