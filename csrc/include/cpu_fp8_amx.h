@@ -12,6 +12,7 @@ namespace kt::amx {
 
 constexpr int64_t HIGH = 2 * EDGE;                   // rows of the weight that are multiplied at a time
 constexpr int64_t CUT = 256;                         // columns of k that are widened at a time, a multiple of SPAN
+constexpr int64_t LATER = 2;                         // cuts between what is fetched and what is widened
 constexpr int64_t WIDE = HIGH * CUT / 2;             // floats that widened weights take
 constexpr int64_t FRESH = 4 * TILE;                  // and the sums of four tiles
 
@@ -51,25 +52,32 @@ KT_INLINE __m512i powers(const uint8_t* scales, int64_t count, bool& good) {
     return _mm512_castsi256_si512(_mm256_slli_epi16(words, 7));
 }
 
-// Rows [column, column + HIGH) of the weight, columns [start, start + count) of k, up to a whole step with zeros. Meanwhile
-// codes further along are fetched, as add_columns does. False if scales cannot be folded.
+// HIGH rows of the weight from `column` on, CUT columns of k from `start` on or what there is: they are widened a few rows
+// at a time, while others are multiplied. Meanwhile codes of a later cut are fetched, as add_columns does.
+struct Cut {
+    int64_t column, start;
+    uint16_t* wide;        // what they become, up to a whole step with zeros
+    const uint8_t* later;  // the first code of the cut to be fetched
+    int64_t done = 0;  // rows
+    bool good = true;  // false once scales of one cannot be folded
+};
+
 template <bool FOLD>
-KT_TARGET inline bool widen_rows(const kt_fp8_job& job, int64_t column, int64_t start, int64_t count, uint16_t* wide) {
-    const int64_t rest = job.k - start, below = HIGH * job.weight_stride - job.k;
-    bool good = true;
-    for (int64_t r = 0; r < HIGH; ++r) {
-        const int64_t n = column + r;
-        const uint8_t* const codes = job.weight + n * job.weight_stride + start;
-        uint16_t* const to = wide_tile(wide, r / EDGE, 0) + r % EDGE * REACH;
+KT_TARGET inline void widen_rows(const kt_fp8_job& job, Cut& cut, int64_t rows) {
+    const int64_t count = smaller(CUT, job.k - cut.start);
+    for (const int64_t end = smaller(HIGH, cut.done + rows); cut.done < end; ++cut.done) {
+        const int64_t n = cut.column + cut.done;
+        const uint8_t* const codes = job.weight + n * job.weight_stride + cut.start;
+        uint16_t* const to = wide_tile(cut.wide, cut.done / EDGE, 0) + cut.done % EDGE * REACH;
         __m512i power = _mm512_setzero_si512();
         if (FOLD && n < job.n) {
-            const int64_t at = (job.block_n == 1 ? n : n / job.block_n) * job.scale_stride + start / REACH;
-            power = powers(static_cast<const uint8_t*>(job.scale) + at, ceil_div(count, REACH), good);
+            const int64_t at = (job.block_n == 1 ? n : n / job.block_n) * job.scale_stride + cut.start / REACH;
+            power = powers(static_cast<const uint8_t*>(job.scale) + at, ceil_div(count, REACH), cut.good);
         }
         for (int64_t i = 0; i < count; i += STEP) {
             const int64_t left = n < job.n ? count - i : 0;
             const __mmask64 given = left >= STEP ? ~0ull : (1ull << left) - 1;
-            __builtin_prefetch(codes + i + vbmi::AHEAD + (i + vbmi::AHEAD < rest ? 0 : below), 0, 2);
+            __builtin_prefetch(cut.later + cut.done * job.weight_stride + i, 0, 2);
             Halves halves = widen_step(_mm512_maskz_loadu_epi8(given, codes + i));
             if (FOLD) {
                 const __m512i first = _mm512_set1_epi16(static_cast<short>(i / REACH));
@@ -81,7 +89,10 @@ KT_TARGET inline bool widen_rows(const kt_fp8_job& job, int64_t column, int64_t 
             _mm512_store_si512(to + (i / REACH + 1) * PAIRS, halves.part[1]);
         }
     }
-    return good;
+}
+
+KT_TARGET inline void widen(const kt_fp8_job& job, Cut& cut, int64_t rows = HIGH) {
+    folds(job) ? widen_rows<true>(job, cut, rows) : widen_rows<false>(job, cut, rows);
 }
 
 // Scales of weights [column, column + HIGH) for the columns of k from `start` on. False if a sum cannot be scaled by one.
@@ -101,28 +112,40 @@ KT_TARGET inline bool read_scales(const kt_fp8_job& job, int64_t column, int64_t
     return good;
 }
 
+// What is multiplied, and what is widened meanwhile for the next time, if anything.
+struct Factors {
+    uint16_t* weights;
+    const uint16_t* x;
+    Cut* next;
+    int64_t rows;  // of the next cut, for each step
+};
+
 // Sums of tiles 0 and 1 (2 and 3: of the next 16 rows of x) += weights * x over `steps` tiles along k.
 template <bool TWO>
-KT_INLINE void add_steps(const Inputs& in, uint16_t* wide, const uint16_t* x, int64_t next, int64_t steps) {
+KT_INLINE void add_steps(const kt_fp8_job& job, const Inputs& in, const Factors& at, int64_t steps) {
+    const int64_t next = in.tile(1, 0) - in.tile(0, 0);
+    const uint16_t* x = at.x;
     for (int64_t s = 0; s < steps; ++s) {
-        _tile_loadd(4, wide + s * PAIRS, 64);
-        _tile_loadd(5, wide_tile(wide, 1, 0) + s * PAIRS, 64);
+        _tile_loadd(4, at.weights + s * PAIRS, 64);
+        _tile_loadd(5, wide_tile(at.weights, 1, s * REACH), 64);
         for (int p = 0; p < in.pieces; ++p, x += PAIRS) {
-            _tile_loadd(6, x, 64);
+            _tile_stream_loadd(6, x, 64);
             _tile_dpbf16ps(0, 4, 6);
             _tile_dpbf16ps(1, 5, 6);
             if (TWO) {
-                _tile_loadd(7, x + next, 64);
+                _tile_stream_loadd(7, x + next, 64);
                 _tile_dpbf16ps(2, 4, 7);
                 _tile_dpbf16ps(3, 5, 7);
             }
         }
+        if (at.next) widen(job, *at.next, at.rows);
     }
 }
 
 // sums: those of four tiles in order, two without TWO
 template <bool TWO>
-KT_TARGET inline void add_tiles(const Inputs& in, uint16_t* wide, const uint16_t* x, int64_t steps, bool first, float* sums) {
+KT_TARGET inline void add_tiles(const kt_fp8_job& job, const Inputs& in, const Factors& at, int64_t steps, bool first,
+                                float* sums) {
     asm volatile("" ::: "memory");  // tiles are loaded behind the compiler's back
     if (first) {
         _tile_zero(0);
@@ -139,7 +162,7 @@ KT_TARGET inline void add_tiles(const Inputs& in, uint16_t* wide, const uint16_t
             _tile_loadd(3, sums + 3 * TILE, 64);
         }
     }
-    add_steps<TWO>(in, wide, x, in.tile(1, 0) - in.tile(0, 0), steps);
+    add_steps<TWO>(job, in, at, steps);
     _tile_stored(0, sums, 64);
     _tile_stored(1, sums + TILE, 64);
     if (TWO) {
@@ -158,31 +181,29 @@ KT_TARGET inline void scale_sums(const float* from, const float* x_scales, const
     }
 }
 
-// Columns [start, start + count) of k for all rows of x; sums [row tiles][2][EDGE rows of the weight][EDGE rows of x].
-KT_TARGET inline bool add_cut(const kt_fp8_job& job, const Inputs& in, int64_t column, int64_t start, float* scratch,
-                              float* sums) {
-    uint16_t* const wide = reinterpret_cast<uint16_t*>(scratch);
-    float* const fresh = scratch + WIDE;
-    const int64_t count = smaller(CUT, job.k - start), span = has_spans(job) ? SPAN : CUT;
-    bool good = folds(job) ? widen_rows<true>(job, column, start, count, wide)
-                           : widen_rows<false>(job, column, start, count, wide);
+// One cut, widened, for all rows of x; meanwhile the next one is widened, if there is one. sums [row tiles][2][EDGE rows of
+// the weight][EDGE rows of x], fresh [FRESH] is scratch. False if a sum cannot be scaled.
+KT_TARGET inline bool add_cut(const kt_fp8_job& job, const Inputs& in, const Cut& cut, Cut* next, float* fresh, float* sums) {
+    const int64_t count = smaller(CUT, job.k - cut.start), span = has_spans(job) ? SPAN : CUT;
+    const int64_t rows = std::max<int64_t>(1, HIGH * REACH / CUT / ceil_div(in.row_tiles(), 2));
+    bool good = cut.good;
     for (int64_t done = 0; done < count; done += span) {
-        const int64_t at = start + done, steps = ceil_div(smaller(span, count - done), STEP) * 2;
-        uint16_t* const weights = wide + done / REACH * PAIRS;
+        const int64_t at = cut.start + done, steps = ceil_div(smaller(span, count - done), STEP) * 2;
         float scales[HIGH];
-        if (has_spans(job)) good &= read_scales(job, column, at, scales);
+        if (has_spans(job)) good &= read_scales(job, cut.column, at, scales);
         for (int64_t t = 0; t < in.row_tiles(); t += 2) {
             const bool two = t + 1 < in.row_tiles();
             float* const kept = sums + t * 2 * TILE;
-            float* const to = has_spans(job) ? fresh : kept;
-            const bool first = has_spans(job) || start == 0;
-            (two ? add_tiles<true> : add_tiles<false>)(in, weights, in.tile(t, at), steps, first, to);
+            const Factors factors{cut.wide + done / REACH * PAIRS, in.tile(t, at), next, rows};
+            const bool first = has_spans(job) || cut.start == 0;
+            (two ? add_tiles<true> : add_tiles<false>)(job, in, factors, steps, first, has_spans(job) ? fresh : kept);
             for (int64_t q = 0; has_spans(job) && q < 1 + two; ++q) {
                 const float* const of_rows = in.scale(t + q, at / SPAN);
                 scale_sums(fresh + q * 2 * TILE, of_rows, scales, at == 0, kept + q * 2 * TILE);
             }
         }
     }
+    if (next) widen(job, *next);
     return good;
 }
 
@@ -228,23 +249,35 @@ KT_TARGET inline bool finish(const kt_fp8_job& job, const Inputs& in, int64_t co
     return good;
 }
 
-// Output columns [column, column + panels * HIGH). odd, one a panel, becomes 1 where another path has to do it all again.
+// Output columns [column, column + panels * HIGH) or up to n. odd, one a panel, becomes 1 where another path has to do it all
+// again. scratch as scratch_floats says: cuts widened in turns, fresh sums of one span, and sums of each panel.
 KT_TARGET inline void multiply(const kt_fp8_job& job, const Inputs& in, int64_t column, int64_t panels, float* scratch,
                                uint8_t* odd) {
-    float* const sums = scratch + WIDE + FRESH;
+    const int64_t here = smaller(panels, ceil_div(job.n - column, HIGH)), cuts = here * ceil_div(job.k, CUT);
     const int64_t each = in.row_tiles() * 2 * TILE;
-    for (int64_t start = 0; start < job.k; start += CUT) {
-        for (int64_t p = 0; p < panels && column + p * HIGH < job.n; ++p) {
-            if (!add_cut(job, in, column + p * HIGH, start, scratch, sums + p * each)) odd[p] = 1;
-        }
+    float *const fresh = scratch + 2 * WIDE, *const sums = fresh + FRESH;
+    const auto codes_of = [&](int64_t i) {  // beyond the last cut those of the panels below
+        const int64_t n = column + (i / cuts * here + i % cuts % here) * HIGH;
+        return job.weight + n * job.weight_stride + i % cuts / here * CUT;
+    };
+    const auto cut_of = [&](int64_t i) {
+        uint16_t* const wide = reinterpret_cast<uint16_t*>(scratch + i % 2 * WIDE);
+        return Cut{column + i % here * HIGH, i / here * CUT, wide, codes_of(i + LATER)};
+    };
+    Cut cut = cut_of(0);
+    widen(job, cut);
+    for (int64_t i = 0; i < cuts; ++i) {
+        Cut next = cut_of(i + 1);
+        if (!add_cut(job, in, cut, i + 1 < cuts ? &next : nullptr, fresh, sums + i % here * each)) odd[i % here] = 1;
+        cut = next;
     }
-    for (int64_t p = 0; p < panels && column + p * HIGH < job.n; ++p) {
+    for (int64_t p = 0; p < here; ++p) {
         if (!finish(job, in, column + p * HIGH, sums + p * each)) odd[p] = 1;
     }
 }
 
 inline int64_t scratch_floats(const Inputs& in, int64_t panels) {
-    return WIDE + FRESH + panels * in.row_tiles() * 2 * TILE;
+    return 2 * WIDE + FRESH + panels * in.row_tiles() * 2 * TILE;
 }
 
 // True if the processor has tiles of bf16 and Linux lets this process use them.
