@@ -1,101 +1,18 @@
-// The product in tiles (AMX): 32 rows of the weight, widened to bf16 in the first-level cache, times 16 or 32 rows of x at a
-// time. Products of 32 columns of k and their sums are float32; one scale for many columns is applied to their sum.
+// The product in tiles (AMX): 32 rows of the weight, widened to bf16 in the first-level cache, times 16 or 32 rows of x at
+// a time. Products and sums are float32; a scale that many columns of k share is applied to their sum.
 #pragma once
 
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "cpu_fp8_amx_pack.h"
+#include "cpu_fp8_amx_widen.h"
 
 namespace kt::amx {
 
-constexpr int64_t HIGH = 2 * EDGE;                   // rows of the weight that are multiplied at a time
-constexpr int64_t CUT = 256;                         // columns of k that are widened at a time, a multiple of SPAN
-constexpr int64_t LATER = 2;                         // cuts between what is fetched and what is widened
-constexpr int64_t WIDE = HIGH * CUT / 2;             // floats that widened weights take
-constexpr int64_t FRESH = 4 * TILE;                  // and the sums of four tiles
+constexpr int64_t FRESH = 4 * TILE;  // floats of the sums of four tiles
 
-// [EDGE row tiles of the weight][EDGE pairs of columns]; tile (h, s) of widened weights holds rows h * EDGE + [0, EDGE) and
-// the columns of step s in the order of widening.
-inline uint16_t* wide_tile(uint16_t* wide, int64_t h, int64_t column) {
-    return wide + (h * (CUT / REACH) + column / REACH) * PAIRS;
-}
-
-// 64 codes as bf16: two vectors, of columns 0-7, 16-23, 32-39, 48-55 and of the others.
-struct Halves {
-    __m512i part[2];
-};
-
-KT_INLINE Halves widen_step(__m512i codes) {
-    const uint8_t *const lows = vbmi::TABLES.low, *const highs = vbmi::TABLES.high;
-    const __m512i low = _mm512_permutex2var_epi8(_mm512_load_si512(lows), codes, _mm512_load_si512(lows + 64));
-    const __m512i size = _mm512_permutex2var_epi8(_mm512_load_si512(highs), codes, _mm512_load_si512(highs + 64));
-    const __m512i high = _mm512_ternarylogic_epi32(size, codes, _mm512_set1_epi8(static_cast<char>(0x80)), 0xf8);
-    return {{_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)}};
-}
-
-// Each number times a power of two, given as what it adds to the exponent in place; 0 and NaN stay.
-KT_INLINE __m512i times(__m512i half, __m512i power) {
-    const __m512i size = _mm512_sub_epi16(_mm512_add_epi16(half, half), _mm512_set1_epi16(1));
-    const __mmask32 number = _mm512_cmplt_epu16_mask(size, _mm512_set1_epi16(static_cast<short>(0xff7f)));
-    return _mm512_mask_add_epi16(half, number, half, power);
-}
-
-// What up to 16 e8m0 scales add to the exponents of bf16. Clears good if one is none that is folded.
-KT_INLINE __m512i powers(const uint8_t* scales, int64_t count, bool& good) {
-    const __mmask16 given = static_cast<__mmask16>((1u << count) - 1);
-    const __m128i codes = _mm_maskz_loadu_epi8(given, scales);
-    const __m128i above = _mm_sub_epi8(codes, _mm_set1_epi8(127 - FOLDED));
-    good &= _mm_mask_cmpgt_epu8_mask(given, above, _mm_set1_epi8(2 * FOLDED)) == 0;
-    const __m256i words = _mm256_sub_epi16(_mm256_cvtepu8_epi16(codes), _mm256_set1_epi16(127));
-    return _mm512_castsi256_si512(_mm256_slli_epi16(words, 7));
-}
-
-// HIGH rows of the weight from `column` on, CUT columns of k from `start` on or what there is: they are widened a few rows
-// at a time, while others are multiplied. Meanwhile codes of a later cut are fetched, as add_columns does.
-struct Cut {
-    int64_t column, start;
-    uint16_t* wide;        // what they become, up to a whole step with zeros
-    const uint8_t* later;  // the first code of the cut to be fetched
-    int64_t done = 0;  // rows
-    bool good = true;  // false once scales of one cannot be folded
-};
-
-template <bool FOLD>
-KT_TARGET inline void widen_rows(const kt_fp8_job& job, Cut& cut, int64_t rows) {
-    const int64_t count = smaller(CUT, job.k - cut.start);
-    for (const int64_t end = smaller(HIGH, cut.done + rows); cut.done < end; ++cut.done) {
-        const int64_t n = cut.column + cut.done;
-        const uint8_t* const codes = job.weight + n * job.weight_stride + cut.start;
-        uint16_t* const to = wide_tile(cut.wide, cut.done / EDGE, 0) + cut.done % EDGE * REACH;
-        __m512i power = _mm512_setzero_si512();
-        if (FOLD && n < job.n) {
-            const int64_t at = (job.block_n == 1 ? n : n / job.block_n) * job.scale_stride + cut.start / REACH;
-            power = powers(static_cast<const uint8_t*>(job.scale) + at, ceil_div(count, REACH), cut.good);
-        }
-        for (int64_t i = 0; i < count; i += STEP) {
-            const int64_t left = n < job.n ? count - i : 0;
-            const __mmask64 given = left >= STEP ? ~0ull : (1ull << left) - 1;
-            __builtin_prefetch(cut.later + cut.done * job.weight_stride + i, 0, 2);
-            Halves halves = widen_step(_mm512_maskz_loadu_epi8(given, codes + i));
-            if (FOLD) {
-                const __m512i first = _mm512_set1_epi16(static_cast<short>(i / REACH));
-                const __m512i which = _mm512_mask_add_epi16(first, 0xffff0000u, first, _mm512_set1_epi16(1));
-                const __m512i add = _mm512_permutexvar_epi16(which, power);
-                halves = {{times(halves.part[0], add), times(halves.part[1], add)}};
-            }
-            _mm512_store_si512(to + i / REACH * PAIRS, halves.part[0]);
-            _mm512_store_si512(to + (i / REACH + 1) * PAIRS, halves.part[1]);
-        }
-    }
-}
-
-KT_TARGET inline void widen(const kt_fp8_job& job, Cut& cut, int64_t rows = HIGH) {
-    folds(job) ? widen_rows<true>(job, cut, rows) : widen_rows<false>(job, cut, rows);
-}
-
-// Scales of weights [column, column + HIGH) for the columns of k from `start` on. False if a sum cannot be scaled by one.
+// Scales of weights [column, column + HIGH) for the columns of k from `start` on. False if one cannot scale sums.
 KT_TARGET inline bool read_scales(const kt_fp8_job& job, int64_t column, int64_t start, float (&scales)[HIGH]) {
     bool good = true;
     for (int64_t r = 0; r < HIGH; ++r) {
@@ -181,9 +98,10 @@ KT_TARGET inline void scale_sums(const float* from, const float* x_scales, const
     }
 }
 
-// One cut, widened, for all rows of x; meanwhile the next one is widened, if there is one. sums [row tiles][2][EDGE rows of
-// the weight][EDGE rows of x], fresh [FRESH] is scratch. False if a sum cannot be scaled.
-KT_TARGET inline bool add_cut(const kt_fp8_job& job, const Inputs& in, const Cut& cut, Cut* next, float* fresh, float* sums) {
+// One cut, widened, for all rows of x; meanwhile the next one is widened, if there is one. sums [row tiles][2][EDGE rows
+// of the weight][EDGE rows of x], fresh [FRESH] is scratch. False if a sum cannot be scaled.
+KT_TARGET inline bool add_cut(const kt_fp8_job& job, const Inputs& in, const Cut& cut, Cut* next, float* fresh,
+                              float* sums) {
     const int64_t count = smaller(CUT, job.k - cut.start), span = has_spans(job) ? SPAN : CUT;
     const int64_t rows = std::max<int64_t>(1, HIGH * REACH / CUT / ceil_div(in.row_tiles(), 2));
     bool good = cut.good;
@@ -221,7 +139,7 @@ KT_INLINE void store_row(const kt_fp8_job& job, int64_t at, __m512 values, __mma
     _mm256_mask_storeu_epi16(static_cast<uint16_t*>(job.out) + at, given, halves);
 }
 
-// The sums of HIGH columns of the result, scaled unless spans were, bias added, rounded and stored. False as in read_scales.
+// The sums of HIGH columns of the result, scaled unless spans were, bias added, rounded and stored. False as read_scales.
 KT_TARGET inline bool finish(const kt_fp8_job& job, const Inputs& in, int64_t column, const float* sums) {
     float scales[HIGH];
     const bool scaled = has_spans(job), good = scaled || read_scales(job, column, 0, scales);
@@ -249,8 +167,8 @@ KT_TARGET inline bool finish(const kt_fp8_job& job, const Inputs& in, int64_t co
     return good;
 }
 
-// Output columns [column, column + panels * HIGH) or up to n. odd, one a panel, becomes 1 where another path has to do it all
-// again. scratch as scratch_floats says: cuts widened in turns, fresh sums of one span, and sums of each panel.
+// Output columns [column, column + panels * HIGH) or up to n. odd, one a panel, becomes 1 where another path has to do it
+// all again. scratch as scratch_floats says: cuts widened in turns, fresh sums of one span, and sums of each panel.
 KT_TARGET inline void multiply(const kt_fp8_job& job, const Inputs& in, int64_t column, int64_t panels, float* scratch,
                                uint8_t* odd) {
     const int64_t here = smaller(panels, ceil_div(job.n - column, HIGH)), cuts = here * ceil_div(job.k, CUT);

@@ -62,8 +62,8 @@ inline bool modest(float scale) {
     return size == 0.0f || (size >= 0x1p-60f && size <= 0x1p60f);
 }
 
-// True if every product and every sum of products is 0 or a normal number, since tiles take subnormal ones for 0: the last
-// bit of x times the last bit of a weight, 2^-9, is at least 2^-126, and 2^25 products stay below 2^127.
+// True if every product and every sum of products is 0 or a normal number, since tiles take subnormal ones for 0: the
+// last bit of x times the last bit of a weight, 2^-9, is at least 2^-126, and 2^25 products stay below 2^127.
 KT_TARGET inline bool safe(const kt_fp8_job& job, const float* line) {
     const int folded = folds(job) ? FOLDED : 0;
     const uint32_t low = static_cast<uint32_t>(127 - 110 + folded + 8 * (pieces_of(job) - 1)) << 23;
@@ -143,7 +143,8 @@ inline constexpr Exchange EXCHANGE{};
 KT_INLINE void transpose(__m512i (&v)[EDGE]) {
 #pragma GCC unroll 4
     for (int step = 0; step < 4; ++step) {
-        const __m512i upper = _mm512_load_si512(EXCHANGE.lanes[step][0]), lower = _mm512_load_si512(EXCHANGE.lanes[step][1]);
+        const __m512i upper = _mm512_load_si512(EXCHANGE.lanes[step][0]);
+        const __m512i lower = _mm512_load_si512(EXCHANGE.lanes[step][1]);
 #pragma GCC unroll 16
         for (int i = 0; i < EDGE; ++i) {
             const int far = 1 << step;
@@ -155,8 +156,8 @@ KT_INLINE void transpose(__m512i (&v)[EDGE]) {
     }
 }
 
-// Columns [start, start + count) of one tile of rows, whole steps: pair d of a step goes where widening leaves codes 2 d and
-// 2 d + 1 (see widen_rows).
+// Columns [start, start + count) of one tile of rows, whole steps: pair d of a step goes where widening leaves codes 2 d
+// and 2 d + 1 (see widen_step).
 KT_TARGET inline void pack_tiles(const Inputs& in, int64_t row_tile, int64_t start, int64_t count) {
     for (int64_t column = start; column < start + count; column += STEP) {
         for (int64_t part = 0; part < 2 * in.pieces; ++part) {

@@ -1,5 +1,5 @@
-// A small pool of threads. One job at a time; a second caller, or a job inside a job, runs on its own thread. A forked child
-// starts a pool of its own. The result of a job must not depend on which thread ran which part.
+// A small pool of threads. One job at a time; a second caller, or a job inside a job, runs on its own thread. A forked
+// child starts a pool of its own. The result of a job must not depend on which thread ran which part.
 #pragma once
 
 #include <sched.h>

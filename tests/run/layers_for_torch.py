@@ -13,7 +13,9 @@ from kerneltable.run.linear import QuantLinear
 from kerneltable.table import load_table
 
 N, K = 192, 256
-BY_ROWS = "override: 1\nkernels:\n  cpu_fp8: {accepts: {m: {max: 4}}}\n"
+BY_ROWS = (
+    "override: 1\nkernels:\n  cpu_fp8: {accepts: {m: {max: 4}}}\ndisable: [{kernel: cpu_fp8_amx, reason: a test}]\n"
+)
 MARKS = {"cpu_fp8": 1.0, "reference": 2.0}
 
 

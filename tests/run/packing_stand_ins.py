@@ -15,7 +15,10 @@ from kerneltable.run.oracle import quantizes_input, reference64
 from kerneltable.table import load_table
 
 N, K = 80, 160
-TILES = "override: 1\nkernels:\n  cpu_fp8: {unsafe: true, reason: a test, layout: tiles}\n"
+TILES = (
+    "override: 1\nkernels:\n  cpu_fp8: {unsafe: true, reason: a test, layout: tiles}\n"
+    "disable: [{kernel: cpu_fp8_amx, reason: a test}]\n"
+)
 """The row of the stand-in says that it packs; `reference`, the next of each route, takes the checkpoint's tensors."""
 
 

@@ -148,7 +148,9 @@ def test_threads_never_see_a_wrong_or_torn_table_while_it_is_exchanged(engine: k
 # --- Layers ---------------------------------------------------------------------------------------------------------
 
 ON_CPU = "override: 1\nroutes: {w8a16_fp8: {cpu: {prefer: reference}}}\n"
-NO_SCHEME_LEFT = "override: 1\nallow_empty: true\nroutes: {w8a16_fp8: {cpu: {order: {remove: [reference, cpu_fp8]}}}}\n"
+NO_SCHEME_LEFT = (
+    "override: 1\nallow_empty: true\nroutes: {w8a16_fp8: {cpu: {order: {remove: [reference, cpu_fp8, cpu_fp8_amx]}}}}\n"
+)
 
 
 def tensors() -> dict:

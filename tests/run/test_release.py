@@ -261,7 +261,8 @@ def test_a_table_without_a_kernel_leaves_a_released_layer_as_it_is():
     layer = once()
     ready = layer._ready[torch.bfloat16]
     large = "{accepts: {n: {min: 4096}}}"
-    nothing = load_table(overrides=[("none", f"override: 1\nkernels: {{cpu_fp8: {large}, reference: {large}}}")])
+    rows = ", ".join(f"{kernel}: {large}" for kernel in ("cpu_fp8", "cpu_fp8_amx", "reference"))
+    nothing = load_table(overrides=[("none", f"override: 1\nkernels: {{{rows}}}")])
     with pytest.raises(NoKernelError, match=r"accepts\.n"):
         layer.rebind(nothing)
     assert released(layer)

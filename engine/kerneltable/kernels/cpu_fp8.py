@@ -27,6 +27,7 @@ class Kernel:
         weight_scale: torch.Tensor,
         input_scale: torch.Tensor | None = None,
         input_scale_ub: torch.Tensor | None = None,
+        path: str = "auto",
     ) -> None:
         """Load the compiled code and keep the layer.
 
@@ -34,10 +35,11 @@ class Kernel:
         weight_scale   f32, bf16, e8m0 or uint8 holding e8m0; [] or [1], [n] or [n, 1], or one a block
         input_scale    [] or [1], needed when the problem's input scaling is static
         input_scale_ub [] or [1] f32, the largest dynamic scale of a token or tensor
+        path           the instruction path; cpu_fp8_amx takes another one
         errors         KernelUnavailable without a C++ compiler or a compiled binary; KernelInputError for other shapes
         """
         quantization = _quantization(problem, input_scale, input_scale_ub)
-        self._product = cpu_fp8.Product(_weight(problem, weight, weight_scale), quantization)
+        self._product = cpu_fp8.Product(_weight(problem, weight, weight_scale), quantization, path=path)
         self._n = problem.n
         self._output = getattr(torch, FORMATS[problem.output].torch_dtype)
 

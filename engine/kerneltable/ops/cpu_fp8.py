@@ -21,8 +21,8 @@ class _Job(ctypes.Structure):
     """struct kt_fp8_job of csrc/include/cpu_fp8_job.h, field by field; the library is asked for its size."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("m", "n", "k", "x_stride", "weight_stride", "scale_stride", "out_stride")),
-        *((name, ctypes.c_int64) for name in ("block_n", "block_k", "input_group")),
+        *((name, ctypes.c_int64) for name in ("m", "n", "k", "x_stride", "weight_stride", "scale_stride")),
+        *((name, ctypes.c_int64) for name in ("out_stride", "block_n", "block_k", "input_group")),
         *((name, ctypes.c_void_p) for name in ("x", "weight", "scale", "bias", "out")),
         *((name, ctypes.c_float) for name in ("input_scale", "input_scale_ub")),
         *((name, ctypes.c_int32) for name in ("x_type", "out_type", "scale_type", "input", "path", "threads")),
@@ -89,8 +89,8 @@ class Product:
         self._n, self._k = weight.codes.shape
         self._fixed = bytes(
             _Job(
-                n=self._n, k=self._k, weight_stride=weight.codes.stride(0), scale_stride=weight.scale.shape[1], out_stride=self._n,
-                block_n=weight.block[0], block_k=weight.block[1], input_group=quantization.group,
+                n=self._n, k=self._k, weight_stride=weight.codes.stride(0), scale_stride=weight.scale.shape[1],
+                out_stride=self._n, block_n=weight.block[0], block_k=weight.block[1], input_group=quantization.group,
                 input_scale=quantization.scale, input_scale_ub=quantization.upper, path=PATHS[path],
                 scale_type=int(weight.scale.dtype == torch.uint8), input=INPUTS[quantization.mode],
             )
@@ -127,8 +127,11 @@ class Product:
             raise _unfit("out", "contiguous", out)
         if bias is not None and (bias.shape != (n,) or bias.dtype != torch.float32 or not bias.is_contiguous()):
             raise _unfit("bias", f"[{n}] f32, contiguous", bias)
-        if not (x.is_cpu and out.is_cpu and (bias is None or bias.is_cpu)):
-            raise _elsewhere(x, out, bias)
+        for tensor in (x, self.weight.codes, self.weight.scale, out, bias):
+            if tensor is not None and not tensor.is_cpu:
+                raise KernelInputError(
+                    f"cpu_fp8: every tensor must be on the CPU; found one on {tensor.device}; move it there"
+                )
 
 
 def linear(
@@ -155,7 +158,7 @@ def linear(
 
 
 def _check_weight(weight: Weight) -> None:
-    """Everything of it that the C code relies on and cannot see for itself."""
+    """Everything of it that the C code relies on and cannot see for itself, but for where it lies."""
     codes, scale = weight.codes, weight.scale
     n, k = codes.shape
     wanted = [-(-n // weight.block[0]), -(-k // weight.block[1])]
@@ -169,16 +172,9 @@ def _check_weight(weight: Weight) -> None:
     for holds, name, form, found in checks:
         if not holds:
             raise _unfit(name, form, found)
-    if not (codes.is_cpu and scale.is_cpu):
-        raise _elsewhere(codes, scale)
 
 
 def _unfit(name: str, wanted: str, found: torch.Tensor) -> KernelInputError:
     return KernelInputError(
         f"cpu_fp8: {name} must be {wanted}; found {list(found.shape)} {found.dtype}, strides {found.stride()}"
     )
-
-
-def _elsewhere(*tensors: torch.Tensor | None) -> KernelInputError:
-    found = next(tensor.device for tensor in tensors if tensor is not None and not tensor.is_cpu)
-    return KernelInputError(f"cpu_fp8: every tensor must be on the CPU; found one on {found}; move it there")

@@ -79,9 +79,8 @@ class Choices:
 
     @property
     def steady(self) -> bool:
-        """Whether one kernel comes first for every m: it can be packed before a call says its m."""
-        firsts = {self.order(m)[:1] for m in (None, *self.rows_of_bands())}
-        return len(firsts) == 1 and firsts != {()}
+        """Whether one kernel comes first for every m, or none does: then a call need not say its m first."""
+        return len({self.order(m)[:1] for m in (None, *self.rows_of_bands())}) == 1
 
     def order(self, m: int | None) -> tuple[str, ...]:
         """The kernels for m rows (None: unknown), the chosen one first: a bisection of the bands, and one look-up."""
