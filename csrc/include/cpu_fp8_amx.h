@@ -174,13 +174,12 @@ KT_TARGET inline void multiply(const kt_fp8_job& job, const Inputs& in, int64_t 
     const int64_t here = smaller(panels, ceil_div(job.n - column, HIGH)), cuts = here * ceil_div(job.k, CUT);
     const int64_t each = in.row_tiles() * 2 * TILE;
     float *const fresh = scratch + 2 * WIDE, *const sums = fresh + FRESH;
-    const auto codes_of = [&](int64_t i) {  // beyond the last cut those of the panels below
-        const int64_t n = column + (i / cuts * here + i % cuts % here) * HIGH;
-        return job.weight + n * job.weight_stride + i % cuts / here * CUT;
-    };
+    // Beyond the last cut there are those of the panels below.
+    const auto column_of = [&](int64_t i) { return column + (i / cuts * here + i % cuts % here) * HIGH; };
+    const auto start_of = [&](int64_t i) { return i % cuts / here * CUT; };
     const auto cut_of = [&](int64_t i) {
         uint16_t* const wide = reinterpret_cast<uint16_t*>(scratch + i % 2 * WIDE);
-        return Cut{column + i % here * HIGH, i / here * CUT, wide, codes_of(i + LATER)};
+        return Cut{column_of(i), start_of(i), wide, column_of(i + LATER), start_of(i + LATER)};
     };
     Cut cut = cut_of(0);
     widen(job, cut);

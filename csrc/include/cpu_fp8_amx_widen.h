@@ -8,7 +8,7 @@ namespace kt::amx {
 constexpr int64_t HIGH = 2 * EDGE;        // rows of the weight that are multiplied at a time
 constexpr int64_t CUT = 256;              // columns of k that are widened at a time, a multiple of SPAN
 constexpr int64_t WIDE = HIGH * CUT / 2;  // floats that widened weights take
-constexpr int64_t LATER = 2;              // cuts between what is fetched and what is widened
+constexpr int64_t LATER = 1;              // cuts between what is fetched and what is widened
 
 // Where the tile begins that holds rows h * EDGE + [0, EDGE) of widened weights, and REACH columns from `column` on, in the
 // order of widening.
@@ -50,33 +50,37 @@ KT_INLINE __m512i powers(const uint8_t* scales, int64_t count, bool& good) {
 // rows at a time, while others are multiplied. Meanwhile codes of a later cut are fetched, as add_columns does.
 struct Cut {
     int64_t column, start;
-    uint16_t* wide;        // what they become, up to a whole step with zeros
-    const uint8_t* later;  // the first code of the cut to be fetched
-    int64_t done = 0;  // rows
-    bool good = true;  // false once scales of one cannot be folded
+    uint16_t* wide;                     // what they become, up to a whole step with zeros
+    int64_t later_column, later_start;  // of the cut whose codes are fetched
+    int64_t done = 0;                   // rows
+    bool good = true;                   // false once scales of one cannot be folded
 };
 
 template <bool FOLD>
 KT_TARGET inline void widen_rows(const kt_fp8_job& job, Cut& cut, int64_t rows) {
     const int64_t count = smaller(CUT, job.k - cut.start);
+    const auto scales_of = [&](int64_t n, int64_t start) {
+        const int64_t row = job.block_n == 1 ? n : n / job.block_n;
+        return static_cast<const uint8_t*>(job.scale) + row * job.scale_stride + start / REACH;
+    };
     for (const int64_t end = smaller(HIGH, cut.done + rows); cut.done < end; ++cut.done) {
         const int64_t n = cut.column + cut.done;
         const uint8_t* const codes = job.weight + n * job.weight_stride + cut.start;
+        const uint8_t* const later = job.weight + (cut.later_column + cut.done) * job.weight_stride + cut.later_start;
         uint16_t* const to = wide_tile(cut.wide, cut.done / EDGE, 0) + cut.done % EDGE * REACH;
-        __m512i power = _mm512_setzero_si512();
+        __m512i power = _mm512_setzero_si512(), which = _mm512_maskz_set1_epi16(0xffff0000u, 1);  // of two blocks of a step
         if (FOLD && n < job.n) {
-            const int64_t at = (job.block_n == 1 ? n : n / job.block_n) * job.scale_stride + cut.start / REACH;
-            power = powers(static_cast<const uint8_t*>(job.scale) + at, ceil_div(count, REACH), cut.good);
+            __builtin_prefetch(scales_of(cut.later_column + cut.done, cut.later_start), 0, 2);
+            power = powers(scales_of(n, cut.start), ceil_div(count, REACH), cut.good);
         }
         for (int64_t i = 0; i < count; i += STEP) {
             const int64_t left = n < job.n ? count - i : 0;
             const __mmask64 given = left >= STEP ? ~0ull : (1ull << left) - 1;
-            __builtin_prefetch(cut.later + cut.done * job.weight_stride + i, 0, 2);
+            __builtin_prefetch(later + i, 0, 2);
             Halves halves = widen_step(_mm512_maskz_loadu_epi8(given, codes + i));
             if (FOLD) {
-                const __m512i first = _mm512_set1_epi16(static_cast<short>(i / REACH));
-                const __m512i which = _mm512_mask_add_epi16(first, 0xffff0000u, first, _mm512_set1_epi16(1));
                 const __m512i add = _mm512_permutexvar_epi16(which, power);
+                which = _mm512_add_epi16(which, _mm512_set1_epi16(2));
                 halves = {{times(halves.part[0], add), times(halves.part[1], add)}};
             }
             _mm512_store_si512(to + i / REACH * PAIRS, halves.part[0]);
