@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kerneltable.errors import NoKernelError
 from kerneltable.kernels import registry
 from kerneltable.model import Problem
 from kerneltable.ops import cpp
@@ -223,3 +224,10 @@ def test_a_row_of_cpu_fp8_has_the_same_bits_in_every_batch(scheme, scale, dtype)
         assert torch.equal(layer(x[80 - m : 80]), alone[80 - m :]), m
     assert torch.equal(layer(x)[:80], alone)
     assert torch.equal(layer(x[37:])[:43], alone[37:])
+
+
+def test_a_route_of_bands_that_no_kernel_serves_is_refused_when_the_layer_is_made(stand_ins):
+    kernels = ("hopper_w8a16", "humming_w8a16", "marlin_w8a16", "triton_w8a16", "reference")
+    large = ", ".join(f"{kernel}: {{accepts: {{n: {{min: 4096}}}}}}" for kernel in kernels)
+    with pytest.raises(NoKernelError, match=r"accepts\.n"):
+        bound(deployed(f"kernels: {{{large}}}\n"))
