@@ -70,7 +70,11 @@ def library() -> ctypes.CDLL:
 
 
 def has_path(path: str) -> bool:
-    """True when this machine can run the instruction path: auto, portable, avx2, avx512 or vbmi (AVX-512 VBMI)."""
+    """True when this machine can run the instruction path: auto, portable, avx2, avx512, vbmi (AVX-512 VBMI) or amx.
+
+    auto is the best of them but amx, whose sums are in another order. What tiles cannot take exactly, amx leaves to
+    vbmi: other blocks of scales, and rows or columns whose products might be subnormal, infinite or NaN.
+    """
     return bool(library().kt_fp8_has_path(PATHS[path]))
 
 
