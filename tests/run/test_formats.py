@@ -357,7 +357,7 @@ def test_a_shard_that_does_not_exist_is_refused(axis: str, rank: int, ranks: int
 def test_predicates_see_the_sizes_of_the_shard() -> None:
     layer, _, _ = one_layer("fp8_w8a8", 64, 128, weight_granularity="channel")
     there = device("h200", TABLE)
-    assert select(TABLE, there, replace(layer.problem, bias=False)).kernel == "torch_scaled_mm_rowwise"
+    assert select(TABLE, there, replace(layer.problem, bias=False)).kernel == "hopper_fp8_rowwise"
     part = shard(TABLE.schemes["fp8_w8a8"], layer, "n", 0, 8)
     sharded = QuantLinear.from_tensors("fp8_w8a8", part.tensors, weight_granularity="channel", device=there)
     assert sharded.problem.n == 8
