@@ -140,6 +140,18 @@ def test_an_override_changes_the_kernels(capsys, sample, tmp_path):
     assert found["summary"]["kernels"] == {"reference": 14}
 
 
+@pytest.mark.parametrize(("rows", "first"), [("16", "reference"), ("8", "cpu_fp8")])
+def test_a_step_for_other_numbers_of_rows_is_refused_and_no_other(capsys, sample, tmp_path, rows, first):
+    override = tmp_path / "o.yaml"
+    order = "[{kernel: reference, when: {m: {min: 9}}}, cpu_fp8]"
+    override.write_text(f"override: 1\nroutes:\n  fp8_block_w8a8: {{cpu: {{order: {{replace: {order}}}}}}}\n")
+    override.chmod(0o600)
+    code, found = answer(capsys, str(sample), "-f", str(override), "--m", rows)
+    assert (code, found["summary"]["kernels"]) == (0, {first: 14})
+    told = [line for line in found["summary"]["refused"] if "when.m" in line]
+    assert len(told) == (first != "reference")
+
+
 def test_the_text_names_every_layer_and_ends_with_a_summary(capsys, sample):
     assert main(["run", str(sample), "--device", "cpu"]) == 0
     text = capsys.readouterr().out

@@ -132,7 +132,8 @@ def _aside_lines(selections: Sequence[Selection], aside: Iterable[SetAside]) -> 
 def _concerns(record: SetAside, selection: Selection) -> bool:
     """Whether a kernel that was set aside is one that a layer would have taken."""
     wanted = any(one.kernel == record.kernel and not one.refusals for one in selection.candidates)
-    return wanted and record.device == selection.device and record.shapes.problem in (None, selection.problem)
+    layers = (None, selection.problem.at(None))
+    return wanted and record.device == selection.device and record.shapes.problem in layers
 
 
 def _layers_text(count: int) -> str:

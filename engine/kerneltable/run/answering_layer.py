@@ -24,6 +24,10 @@ class AnsweringLayer(BoundLayer):
         ready = self._ready_now()
         return ready.plan.selection if ready else choose(self.table, self._placed(), self.problem, self._force)
 
+    def selection_for(self, m: int) -> Selection:
+        """The choice for m rows, with every candidate and its refusals."""
+        return choose(self.table, self._placed(), self.problem.at(m), self._force)
+
     @property
     def kernel(self) -> str | None:
         """The id of the kernel that computes this layer, for an unknown m; None when nothing takes it."""
@@ -52,7 +56,7 @@ class AnsweringLayer(BoundLayer):
 
         verbose   every refusal of every candidate instead of the first; the same as `kerneltable explain -v`
         """
-        selection = self.selection if m is None else choose(self.table, self._placed(), self.problem.at(m), self._force)
+        selection = self.selection if m is None else self.selection_for(m)
         lines = explain.text(self.table, selection, verbose=verbose)
         lines += [f"  packed   {kernel}: {size_text(size)}" for kernel, size in self.memory().items() if size]
         lines += release_lines(self._source, self.held(), self.why_kept)

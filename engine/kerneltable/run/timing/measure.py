@@ -23,6 +23,7 @@ REPEATS = 7
 class Measured:
     """One layer that ran: its kernel, its largest error in units of the bound, and the median time of a call.
 
+    selection     the choice for as many rows as were run
     weight_bytes  what the tensors of the checkpoint take that the layer holds, bias apart
     packed_bytes  what its kernels hold beside them
     kept          why tensors that were to be released are held; "": they are not, or that was not asked for
@@ -94,7 +95,7 @@ def measure_layer(layer: QuantLinear, name: str, label: str = "", m: int = 16, s
     microseconds = median_microseconds(lambda: layer(x), layer.place)
     given, packed = sum(tensor.nbytes for tensor in layer.held().values()), sum(layer.memory().values())
     what = (label, name, problem.scheme, problem.n, problem.k)
-    return Measured(*what, kernel, error, microseconds, layer.selection, given, packed, layer.why_kept or "")
+    return Measured(*what, kernel, error, microseconds, layer.selection_for(m), given, packed, layer.why_kept or "")
 
 
 def random_input(m: int, k: int, input: str, device: torch.device, seed: int) -> torch.Tensor:
