@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 import torch
-from hopper_layers import DTYPES, ON_HOPPER, assert_same_bits, inputs, layer
+from hopper_layers import DTYPES, ON_HOPPER, assert_same_bits, inputs, layer, this_chip
 from hopper_once import assert_chain, assert_zero_afterwards, by_stages, wrong_of_threads
 
 from kerneltable.kernels import hopper_fp8_block
 from kerneltable.kernels.hopper_fp8_block import Once
-from kerneltable.ops.hopper_fp8_once import MOST_STEPS
+from kerneltable.ops.hopper_fp8_once import serves
 
 SIZES = [(400, 1040), (64, 16), (2112, 7168), (7168, 2048), (32768, 512)]
 """N x K: tails, a single block, clusters of eight, a launch of more blocks than run at once."""
@@ -33,7 +33,7 @@ def test_one_launch_has_the_bits_of_two(n: int, k: int, dtype: str) -> None:
         x = inputs(m, k, DTYPES[dtype]) if k > 256 else torch.randn(m, k, device="cuda").to(DTYPES[dtype])
         for added in (None, bias):
             assert_same_bits(kernel(x, added), by_stages(kernel, x, added))
-        assert isinstance(kernel._calls[m], Once) == (m * n * k <= MOST_STEPS)
+        assert isinstance(kernel._calls[m], Once) == serves(m, n, k, this_chip())
         wide = torch.full((m, k + 16), torch.nan, dtype=DTYPES[dtype], device="cuda")
         wide[:, :k] = x
         assert_same_bits(kernel(wide[:, :k], bias), by_stages(kernel, x, bias))

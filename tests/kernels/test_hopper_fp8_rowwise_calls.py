@@ -101,24 +101,30 @@ def test_every_row_has_a_share_and_every_block_one_if_there_are_enough(m: int, b
     assert warps == 8 or shares * each * 2 > blocks  # not more warps for a row where blocks would have nothing to do
 
 
-@pytest.mark.parametrize(
-    ("m", "n", "k", "name"),
-    [(8, 16384, 4096, "rowwise"), (256, 10240, 5120, "rowwise_tiled"), (1024, 2112, 7168, "rowwise_tiled")],
-)
-@pytest.mark.parametrize("small", [False, True])
-def test_what_takes_long_and_divided_tiles_are_two_launches(
-    m: int, n: int, k: int, name: str, small: bool, driver: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if small and n != 2112:
-        pytest.skip("no tiles are divided")
-    monkeypatch.setattr(once_op, "small", lambda *_: small)
+def launched_by_a_call(m: int, n: int, k: int, driver: Driver) -> tuple[str, tuple[int, ...]]:
+    """The product that an eager call launches behind its quantizer, and its arguments; scales are given."""
     problem = problem_of(n, k, "static")
     kernel = bound(problem, data_of(problem.at(m), "static", torch.Generator().manual_seed(1)), CHIP)
     driver.stream = 7
     kernel(torch.randn(m, k).bfloat16(), None)
     ((one, _, _, arguments, _),) = driver.launched
-    assert one.name == f"hopper_fp8_{name}"
-    assert arguments[0] != 0 if name == "rowwise" else arguments[:4] == (0, 0, 0, 0)
+    return one.name, arguments
+
+
+def test_what_takes_long_is_two_launches(driver: Driver) -> None:
+    name, _ = launched_by_a_call(8, 16384, 4096, driver)
+    assert name == "hopper_fp8_rowwise"
+    driver.launched.clear()
+    name, arguments = launched_by_a_call(256, 10240, 5120, driver)
+    assert (name, arguments[:4]) == ("hopper_fp8_rowwise_tiled", (0, 0, 0, 0))
+    assert not once_op.serves(1024, 128, 7168)  # a stream keeps memory for so many codes
+    assert once_op.serves(256, 10240, 4096)
+
+
+def test_divided_tiles_are_two_launches(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(once_op, "small", lambda *_: True)
+    name, arguments = launched_by_a_call(1024, 2112, 7168, driver)
+    assert (name, arguments[:4]) == ("hopper_fp8_rowwise_tiled", (0, 0, 0, 0))
 
 
 def test_a_graph_holds_the_two_launches(driver: Driver) -> None:

@@ -13,8 +13,7 @@ from hopper_once import assert_chain, assert_zero_afterwards, by_stages, wrong_o
 from kerneltable.kernels import hopper_fp8_rowwise
 from kerneltable.kernels.hopper_fp8_rowwise import Kernel
 from kerneltable.model import Problem
-from kerneltable.ops.hopper_fp8_choice import FEW_ROWS
-from kerneltable.ops.hopper_fp8_rowwise_once import MOST_STEPS
+from kerneltable.ops.hopper_fp8_rowwise_once import serves
 
 SIZES = [(400, 1040), (64, 16), (2112, 7168), (7168, 2048), (1024, 25600), (32768, 512)]
 """N x K: tails, a single block, clusters of eight, rows that registers do not hold, more blocks than run at once."""
@@ -54,7 +53,7 @@ def test_one_launch_has_the_bits_of_two(n: int, k: int, dtype: str, granularity:
         x = inputs(m, k, DTYPES[dtype]) if k > 256 else torch.randn(m, k, device="cuda").to(DTYPES[dtype])
         for added in (None, bias):
             assert_same_bits(kernel(x, added), by_stages(kernel, x, added))
-        assert (kernel._calls[m] is not None) == (m <= FEW_ROWS or m * n * k <= MOST_STEPS)
+        assert (kernel._calls[m] is not None) == serves(m, n, k)
         wide = torch.full((m, k + 16), torch.nan, dtype=DTYPES[dtype], device="cuda")
         wide[:, :k] = x
         assert_same_bits(kernel(wide[:, :k], bias), by_stages(kernel, x, bias))
