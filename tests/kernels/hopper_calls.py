@@ -40,6 +40,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
         monkeypatch.setattr(module, "tensor_map", found.tensor_map)
     for kernel in (hopper_fp8_block, hopper_w8a16):
         monkeypatch.setattr(kernel, "needed", lambda chip, name, device: CHIP)
+    monkeypatch.setattr(once_op, "Repeated", found.repeated)
     monkeypatch.setattr(stream_memory, "eager_stream", lambda function: found.stream)
     monkeypatch.setattr(hopper_fp8_block, "take", found.take)
     monkeypatch.setattr(hopper_fp8_block, "give_back", found.give_back)

@@ -36,6 +36,19 @@ class Driver:
 
         return function
 
+    def repeated(
+        self, function: Any, grid: Any, block: Any, stream: int, arguments: tuple[Any, ...], maps: tuple[Any, ...]
+    ) -> Any:
+        def launch(given: tuple[Any, ...], map: int = 0) -> None:
+            assert stream == self.stream
+            assert (map != 0) == (None in maps)
+            left = iter(given)
+            every = tuple(next(left) if value is None else value for value in arguments)
+            assert not [*left]
+            function(grid, block, every, tuple(map if one is None else one.address for one in maps))
+
+        return launch
+
     def tensor_map(self, *description: Any) -> TensorMap:
         at = 64 * (1 + len(self.maps))
         self.maps[at] = description

@@ -38,6 +38,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     for module in (hopper, hopper_fp8_launch, once_op):
         monkeypatch.setattr(module, "tensor_map", found.tensor_map)
     monkeypatch.setattr(hopper_fp8_rowwise, "needed", lambda chip, name, device: CHIP)
+    monkeypatch.setattr(once_op, "Repeated", found.repeated)
     monkeypatch.setattr(stream_memory, "eager_stream", lambda function: found.stream)
     yield found
     for module in (op, once_op, block_op):

@@ -42,7 +42,7 @@ class Launches:
 
         dry   compile, load and launch nothing: whoever asks believes that it was done
         """
-        compiled, load, launch = cuda_code.compiled, cuda_code.load_function, cuda_launch.Function.__call__
+        compiled, load, launch = cuda_code.compiled, cuda_code.load_function, cuda_launch.Function.start
         numbers = count(1)
 
         def note_compiled(instance: Instance, *more: Any) -> Any:
@@ -65,7 +65,7 @@ class Launches:
             self.found[self.user, self._of_handle[function.handle]] += 1
 
         cuda_code.compiled, cuda_code.load_function = note_compiled, note_loaded
-        cuda_launch.Function.__call__ = note_launched  # type: ignore[method-assign]
+        cuda_launch.Function.start = note_launched  # type: ignore[method-assign]
 
     def total(self, user: str) -> int:
         """How often this user launched something."""

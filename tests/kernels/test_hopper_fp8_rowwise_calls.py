@@ -7,7 +7,6 @@ import torch
 from recorded_launches import Driver
 from rowwise_layers import CHIP, KINDS, bound, data_of, driver, problem_of
 
-from kerneltable.ops import hopper
 from kerneltable.ops import hopper_fp8_rowwise_once as once_op
 from kerneltable.ops.hopper_fp8_choice import FEW_ROWS
 from kerneltable.ops.hopper_fp8_launch import Launch
@@ -49,10 +48,13 @@ def test_a_few_rows_outside_a_graph_are_one_launch_of_the_two(
 
 
 def test_the_memory_of_a_stream_holds_codes_and_scales_of_every_number_of_rows(driver: Driver) -> None:
+    memory, driver.stream = 1 << 30, 7
     for k in (16, 1040, 25600, 32768 + 16):
         launch = once_op.prepare(FEW_ROWS, 64, k, "bf16", "bf16", CHIP, 0)
-        codes, scales, counters = once_op.place(1 << 30, FEW_ROWS, k, launch, hopper.TensorMap(0, None)).addresses
-        assert (counters, codes) == (1 << 30, (1 << 30) + COUNTER_BYTES)
+        place = once_op.place(memory, 7, launch, (FEW_ROWS, 64, k), driver.tensor_map("weight"), (0, 0), 0, 0)
+        place(torch.zeros(FEW_ROWS, k), k, None, torch.zeros(0))
+        codes, scales, counters = driver.launched[-1][3][3:6]
+        assert (counters, codes) == (memory, memory + COUNTER_BYTES)
         assert codes + FEW_ROWS * k <= scales
         assert scales + 4 * FEW_ROWS <= counters + 4 * words(k)
 

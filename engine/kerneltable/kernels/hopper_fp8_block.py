@@ -23,6 +23,7 @@ from kerneltable.ops.cuda_vectors import Launch, rows_of, width_of
 from kerneltable.ops.hopper import map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice, Tiled
 from kerneltable.ops.hopper_fp8_launch import Launch as ProductLaunch
+from kerneltable.ops.hopper_fp8_launch import Place
 from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.wide_bias import WideBias
@@ -53,17 +54,10 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Once:
     """What calls with some rows need: one launch, and where codes and scales lie meanwhile; `apart` where it cannot be
-    one.
+    one."""
 
-    scales   the address of the weight's scales, if threads read them
-    rest     the last arguments, of workers that stay: no tiles are divided
-    """
-
-    launch: once_op.Launch
     apart: Call
-    places: Places[once_op.Place]
-    scales: tuple[int, ...]
-    rest: tuple[int, ...]
+    places: Places[Place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +112,7 @@ class Kernel:
         if isinstance(call, Call):
             return self._by_stages(call, x, bias)
         place = call.places.now()
-        return self._by_stages(call.apart, x, bias) if place is None else self._once(call, place, x, bias)
+        return self._by_stages(call.apart, x, bias) if place is None else self._once(place, x, bias)
 
     def _in_every_block(self, call: Fused, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """One launch, whose blocks quantize the few rows each for itself."""
@@ -130,16 +124,12 @@ class Kernel:
         launch.function(launch.grid, launch.block, (*addresses, m, n, k, step), call.maps)
         return out
 
-    def _once(self, call: Once, place: once_op.Place, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def _once(self, place: Place, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """One launch, whose blocks quantize the rows together."""
-        m, n, k = x.shape[0], self.problem.n, self.problem.k
         x, step = rows_of(x, self._width)
-        added, launch = self._bias(bias), call.launch
-        out = self._empty.new_empty(m, n)
-        addresses = (*place.addresses, *call.scales, 0 if added is None else added.data_ptr(), out.data_ptr())
-        sizes = (m, n, k, place.padded, launch.shares, step)
-        maps = (*place.maps, call.apart.product.output_map(out.data_ptr(), m, n)) if call.rest else place.maps
-        launch.function(launch.grid, launch.block, (x.data_ptr(), *addresses, *sizes, *call.rest), maps)
+        added = self._bias(bias)
+        out = self._empty.new_empty(x.shape[0], self.problem.n)
+        place(x, step, added, out)
         return out
 
     def _by_stages(self, call: Call, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -193,9 +183,11 @@ class Kernel:
             return staged
         once = once_op.prepare(*shape, *dtypes, self.chip, index, self.choice)
         memory = memory_of(self.weight.device, once_op.words(problem.k, max(m, FEW_ROWS)))
-        make = partial(once_op.place, scratch=scratch, weight=staged.weight, factors=factors)
-        scales, rest = (() if launch.factors else (self._scale_address,)), (() if launch.divided is None else (0, 0, 0))
-        return Once(once, staged, Places(once.function, memory, make), scales, rest)
+        make = partial(
+            once_op.place, launch=once, product=launch, sizes=shape, scratch=scratch, weight=staged.weight,
+            factors=factors, scales=self._scale_address,
+        )  # fmt: skip
+        return Once(staged, Places(once.function, memory, make))
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first stage: x [m, k] to codes [m, k] e4m3, scales [ceil(k / 128), m padded to 4] f32 and flags that one

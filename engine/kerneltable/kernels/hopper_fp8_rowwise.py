@@ -6,7 +6,6 @@ the device for both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_vectors import rows_of, width_of
 from kerneltable.ops.hopper import map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice
-from kerneltable.ops.hopper_fp8_launch import Launch
+from kerneltable.ops.hopper_fp8_launch import Launch, Place
 from kerneltable.ops.input_quantizer import input_quantizer
 from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
@@ -33,20 +32,6 @@ ROWS = (1, 16, 32, 64, 128, 256, 1024, 4096)
 
 MOST_ROWS = 4096
 """Different m that a layer remembers at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Once:
-    """What calls with one number of rows need: one launch, and where codes and scales lie meanwhile.
-
-    common   1 where several rows have one scale, that of their largest number
-    shares   where there are many rows: warps that have one together, and shares of them; of few each is one
-    """
-
-    launch: Launch
-    places: Places[once_op.Place]
-    common: int
-    shares: tuple[int, int] | None
 
 
 class Kernel:
@@ -85,7 +70,7 @@ class Kernel:
         self._limit_addresses = tuple(0 if one is None else one.data_ptr() for one in self._limits)
         self._empty = output_of(0, problem.n, problem.output, weight.device)
         self._width = width_of(problem.input, DEPTH)
-        self._calls: dict[int, Once | None] = {}
+        self._calls: dict[int, Places[Place] | None] = {}
         for m in ROWS if problem.m is None else (problem.m,):
             dtypes = (problem.input, problem.output)
             op.prepare(m, problem.n, problem.k, *dtypes, self.chip, weight.device.index or 0)
@@ -110,44 +95,34 @@ class Kernel:
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
         m = x.shape[0]
-        call = self._calls[m] if m in self._calls else self._call(m)
-        place = None if call is None else call.places.now()
-        if call is None or place is None:
+        places = self._calls[m] if m in self._calls else self._call(m)
+        place = None if places is None else places.now()
+        if place is None:
             return self.product(self.quantize(x), bias)
         x, step = rows_of(x, self._width)
-        added, launch = self._bias(bias), call.launch
-        n, k = self.problem.n, self.problem.k
-        out = self._empty.new_empty(m, n)
-        addresses = (self.weight_scale.data_ptr(), 0 if added is None else added.data_ptr(), out.data_ptr())
-        sources, maps = (x.data_ptr(), *self._limit_addresses, *place.addresses), place.maps
-        if call.shares is None:
-            launch.function(launch.grid, launch.block, (*sources, *addresses, m, n, k, call.common, step), maps)
-            return out
-        arguments = (*sources, *addresses, 1, m, n, k, call.common, *call.shares, step)
-        if launch.divided is None:
-            launch.function(launch.grid, launch.block, arguments, maps)
-        else:
-            every = (*maps, launch.output_map(out.data_ptr(), m, n))
-            launch.function(launch.grid, launch.block, (*arguments, 0, 0, 0), every)
+        added = self._bias(bias)
+        out = self._empty.new_empty(m, self.problem.n)
+        place(x, step, added, out)
         return out
 
-    def _call(self, m: int) -> Once | None:
-        """What calls with m rows need, kept; None where they are two launches."""
+    def _call(self, m: int) -> Places[Place] | None:
+        """What calls with m rows need where they are one launch, kept; None where they are two."""
         problem, found = self.problem, None
         if once_op.serves(m, problem.n, problem.k):
             dtypes, index = (problem.input, problem.output), self.weight.device.index or 0
             launch = once_op.prepare(m, problem.n, problem.k, *dtypes, self.chip, index)
             if not launch.divided:
-                found = self._once(m, launch)
+                found = self._places(m, launch)
         if len(self._calls) >= MOST_ROWS:
             self._calls.clear()
         self._calls[m] = found
         return found
 
-    def _once(self, m: int, launch: Launch) -> Once:
-        k, rows = self.problem.k, max(m, FEW_ROWS)
-        weight = map_of(self.weight, "u8", launch.weight)
-        make = partial(once_op.place, m=m, k=k, launch=launch, weight=weight)
-        memory = memory_of(self.weight.device, hopper_fp8_once.words(k, rows))
-        shares = once_op.shares_of(m, launch) if launch.factors else None
-        return Once(launch, Places(launch.function, memory, make), int(self._common and m > 1), shares)
+    def _places(self, m: int, launch: Launch) -> Places[Place]:
+        n, k = self.problem.n, self.problem.k
+        make = partial(
+            once_op.place, launch=launch, sizes=(m, n, k), weight=map_of(self.weight, "u8", launch.weight),
+            fixed=self._limit_addresses, scales=self.weight_scale.data_ptr(), common=int(self._common and m > 1),
+        )  # fmt: skip
+        memory = memory_of(self.weight.device, hopper_fp8_once.words(k, max(m, FEW_ROWS)))
+        return Places(launch.function, memory, make)

@@ -106,27 +106,33 @@ class Function:
         try:
             frame = self.free.pop()
         except IndexError:
-            frame = self._frame()
+            frame = self.frame()
         stream = self.stream_of(self.device)
         frame.fill(*grid, *block, self.shared_bytes, stream, *frame.attributes, *arguments, *maps)
+        try:
+            self.start(frame, grid, block)
+        finally:
+            self.free.append(frame)
+
+    def start(self, frame: Frame, grid: Size, block: Size) -> None:
+        """Launch what a frame says; grid and block are its own, for the message. Errors as __call__."""
         status = self.launch(frame.at, self.handle, frame.table_at, None)
         if status in OTHER_CONTEXT:
             with own_context(self.device):
                 status = self.launch(frame.at, self.handle, frame.table_at, None)
-        self.free.append(frame)
         if status:
             raise KernelUnavailable(
                 f"cuLaunchKernelEx: grid {grid}, block {block}, device {self.device}: {error_name(status)}"
             )
 
-    def _frame(self) -> Frame:
-        """New memory for a launch."""
+    def frame(self, more: int = 0) -> Frame:
+        """New memory for a launch, with some words more at its end."""
         whole = sum(kind is BY_VALUE for kind in self.types)
         cells = self.types[whole:]
         layout = Struct(CONFIGURATION + "".join(CELLS[kind] for kind in cells) + "Q" * whole)
         words = layout.size // 8
         end = words + len(cells)
-        memory = (ctypes.c_uint64 * (end + Struct(EARLY).size // 8 * self.early))()
+        memory = (ctypes.c_uint64 * (end + Struct(EARLY).size // 8 * self.early + more))()
         at = ctypes.addressof(memory)
         memory[words:end] = [at + FIRST_CELL + 8 * i for i in range(len(cells))]
         if self.early:

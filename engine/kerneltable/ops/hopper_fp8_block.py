@@ -134,7 +134,7 @@ def start(
     if launch.divided is None:
         launch.function(launch.grid, launch.block, arguments, maps)
     else:
-        every = (*maps, launch.output_map(output, m, n))
+        every = (*maps, launch.output_map(output, m, n).address)
         launch.function(launch.grid, launch.block, (*arguments, launch.divided, *parts), every)
 
 

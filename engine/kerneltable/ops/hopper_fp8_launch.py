@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from kerneltable.ops.cuda_code import Instance
-from kerneltable.ops.cuda_launch import Function
+from kerneltable.ops.cuda_launch import Function, TensorMap
+from kerneltable.ops.cuda_repeated import Repeated
 from kerneltable.ops.cuda_vectors import width_of
 from kerneltable.ops.hopper import DTYPE_CODES, FLAGS, PARTS_BYTES, ceil_div, tensor_map, tiles_to_divide
 from kerneltable.ops.hopper_fp8_choice import DEPTH, INPUT, NOTHING, WEIGHT, Choice, Parted, Stream, Tiled
@@ -59,10 +63,31 @@ class Launch:
     flags: int = 0
     output: str = ""
 
-    def output_map(self, address: int, m: int, n: int) -> int:
-        """The address of the tensor map of an output [m, n], for workers that stay."""
+    def output_map(self, address: int, m: int, n: int) -> TensorMap:
+        """The map of an output [m, n], for workers that stay."""
         size = 4 if self.output == "f32" else 2
-        return tensor_map(address, self.output, m, n, n * size, (16, 128 // size)).address
+        return tensor_map(address, self.output, m, n, n * size, (16, 128 // size))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Calls with one number of rows on one stream: the launch, and where codes and scales lie between its halves.
+
+    launch   takes the addresses of x, the bias (0: none) and the output, and the elements between rows of x
+    outputs  for workers that stay: the map of the output at an address
+    """
+
+    launch: Repeated
+    outputs: Callable[[int], TensorMap] | None
+
+    def __call__(self, x: torch.Tensor, step: int, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+        """Launch; step: elements between rows of x."""
+        at = out.data_ptr()
+        arguments = (x.data_ptr(), 0 if bias is None else bias.data_ptr(), at, step)
+        if self.outputs is None:
+            self.launch(arguments)
+        else:
+            self.launch(arguments, self.outputs(at).address)
 
 
 def launch_of(function: Function, choice: Choice, m: int, n: int, output: str, multiprocessors: int) -> Launch:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from kerneltable.ops import hopper_fp8_block as apart_op
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, Function, TensorMap
+from kerneltable.ops.cuda_repeated import Repeated
 from kerneltable.ops.cuda_vectors import width_of
 from kerneltable.ops.hopper import ceil_div
 from kerneltable.ops.hopper_fp8_block import Scratch
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice, Stream, variant
 from kerneltable.ops.hopper_fp8_fused import FUSED_ROWS
-from kerneltable.ops.hopper_fp8_launch import CONSUMERS, instance
+from kerneltable.ops.hopper_fp8_launch import CONSUMERS, Place, instance
+from kerneltable.ops.hopper_fp8_launch import Launch as ProductLaunch
 
 TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, *[POINTER] * 7, *[INT32] * 5, INT64)
 STREAM_CONSUMERS = 128
@@ -112,25 +114,25 @@ def words(k: int, m: int = FEW_ROWS) -> int:
     return 1 << (ceil_div(needed, 4) - 1).bit_length()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where calls with one number of rows leave codes and scales between the halves of a launch, on one stream.
+def place(
+    memory: int, stream: int, launch: Launch, product: ProductLaunch, sizes: tuple[int, int, int], scratch: Scratch,
+    weight: TensorMap, factors: TensorMap | None, scales: int,
+) -> Place:  # fmt: skip
+    """The place of calls in a stream's memory, of `words` words. Launches on a stream follow each other, so all may use
+    it.
 
-    addresses   of codes, scales and counters
-    padded      scales of a block of k
-    maps        addresses of the maps of codes, weight and scales, and of the weight's scales where copies fetch these
-    held        keeps them there
+    product  the second of two launches
+    sizes    m, n, k
+    factors  the map of the weight's scales; None: threads read them, from the address `scales`
     """
-
-    addresses: tuple[int, int, int]
-    padded: int
-    maps: tuple[int, ...]
-    held: tuple[TensorMap, ...]
-
-
-def place(memory: int, scratch: Scratch, weight: TensorMap, factors: TensorMap | None = None) -> Place:
-    """The place in a stream's memory, of `words` words. Launches on a stream follow each other, so all may use it."""
+    m, n, _ = sizes
     codes = memory + COUNTER_BYTES
     of_codes, of_scales = scratch.maps(codes)
-    held = (of_codes, weight, of_scales, *(() if factors is None else (factors,)))
-    return Place((codes, codes + scratch.scales, memory), scratch.padded, tuple(one.address for one in held), held)
+    addresses = (None, codes, codes + scratch.scales, memory, *(() if factors else (scales,)), None, None)
+    arguments = (*addresses, *sizes, scratch.padded, launch.shares, None)
+    maps: tuple[TensorMap | None, ...] = (of_codes, weight, of_scales, *((factors,) if factors else ()))
+    outputs = None
+    if product.divided is not None:  # no tile is divided
+        arguments, maps = (*arguments, 0, 0, 0), (*maps, None)
+        outputs = lru_cache(maxsize=64)(partial(product.output_map, m=m, n=n))
+    return Place(Repeated(launch.function, launch.grid, launch.block, stream, arguments, maps), outputs)

@@ -81,5 +81,6 @@ def product(
     parts = torch.empty(launch.part_bytes, dtype=torch.uint8, device=device)
     flags = memory_of(device, launch.flags).now() if launch.divided else parts
     rest = (launch.divided, parts.data_ptr(), flags.data_ptr())
-    launch.function(launch.grid, launch.block, (*tiled, *rest), (*maps, launch.output_map(out.data_ptr(), m, n)))
+    every = (*maps, launch.output_map(out.data_ptr(), m, n).address)
+    launch.function(launch.grid, launch.block, (*tiled, *rest), every)
     return out

@@ -7,16 +7,16 @@ counters, which the launches on a stream share; so a CUDA graph, which may be re
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from kerneltable.ops import hopper_fp8_rowwise as apart_op
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, TensorMap
+from kerneltable.ops.cuda_repeated import Repeated
 from kerneltable.ops.hopper import ceil_div, tensor_map
 from kerneltable.ops.hopper_fp8_choice import FEW_ROWS, Stream, variant
-from kerneltable.ops.hopper_fp8_launch import CONSUMERS, Launch, instance, launch_of
+from kerneltable.ops.hopper_fp8_launch import CONSUMERS, Launch, Place, instance, launch_of
 from kerneltable.ops.hopper_fp8_once import COUNTER_BYTES, MOST_BYTES, small
 
 MOST_STEPS = 13e9
@@ -65,23 +65,28 @@ def shares_of(m: int, launch: Launch) -> tuple[int, int]:
     return together, min(blocks, ceil_div(m, warps // together))
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where calls with one number of rows leave codes and scales between the halves of a launch, on one stream.
+def place(
+    memory: int, stream: int, launch: Launch, sizes: tuple[int, int, int], weight: TensorMap, fixed: tuple[int, ...],
+    scales: int, common: int,
+) -> Place:  # fmt: skip
+    """The place of calls in a stream's memory, of hopper_fp8_once.words(k, m) words. Launches on a stream follow each
+    other, so all may use it.
 
-    addresses   of codes, scales and counters
-    maps        addresses of the maps of codes and weight, and these, which keep them there
+    sizes    m, n, k
+    fixed    the addresses of the input's scale, if it is static, and of its upper bound, if it has one, else 0
+    scales   that of the weight's scales
+    common   1 where several rows have one scale, that of their largest number
     """
-
-    addresses: tuple[int, int, int]
-    maps: tuple[int, int]
-    held: tuple[TensorMap, TensorMap]
-
-
-def place(memory: int, m: int, k: int, launch: Launch, weight: TensorMap) -> Place:
-    """The place in a stream's memory, of hopper_fp8_once.words(k, m) words. Launches on a stream follow each other, so
-    all may use it."""
+    m, n, k = sizes
     codes = memory + COUNTER_BYTES
     of_codes = tensor_map(codes, "u8", m, k, k, launch.codes)
-    scales = codes + ceil_div(m * k, 256) * 256
-    return Place((codes, scales, memory), (of_codes.address, weight.address), (of_codes, weight))
+    of_input = codes + ceil_div(m * k, 256) * 256
+    addresses = (None, *fixed, codes, of_input, memory, scales, None, None)
+    many = launch.factors is not None
+    arguments = (*addresses, *((1,) if many else ()), *sizes, common, *(shares_of(m, launch) if many else ()), None)
+    maps: tuple[TensorMap | None, ...] = (of_codes, weight)
+    outputs = None
+    if launch.divided is not None:  # no tile is divided
+        arguments, maps = (*arguments, 0, 0, 0), (*maps, None)
+        outputs = lru_cache(maxsize=64)(partial(launch.output_map, m=m, n=n))
+    return Place(Repeated(launch.function, launch.grid, launch.block, stream, arguments, maps), outputs)

@@ -77,12 +77,12 @@ def memory_of(device: torch.device, count: int) -> StreamMemory:
 class Places(Generic[T]):
     """What launches of a function make of the memory of the stream that they go to: worked out once a stream.
 
-    make   gives it for an address
+    make   gives it for the address of the memory and the stream
     """
 
     function: Function
     memory: StreamMemory
-    make: Callable[[int], T]
+    make: Callable[[int, int], T]
     known: dict[int, T] = field(default_factory=dict)
 
     def now(self) -> T | None:
@@ -93,5 +93,5 @@ class Places(Generic[T]):
             return None
         found = self.known.get(stream)
         if found is None and (memory := self.memory.kept()) is not None:
-            found = self.known[stream] = self.make(memory.data_ptr())
+            found = self.known[stream] = self.make(memory.data_ptr(), stream)
         return found
