@@ -17,6 +17,6 @@ hopper_fp8_block_parts(const __grid_constant__ TensorMap input, const __grid_con
   extern __shared__ __align__(1024) char raw[];
   const Memory<> memory(raw);
   const Producer producer = {memory.at, &input, &weight, &scale, &weight_scale, 0};
-  run(memory, place_of_block(m, k), producer, Output{bias, out, {}}, m, n, Shares{counters, shares},
+  run(memory, place_of_block(m, k), producer, Output{bias, out, {}, nullptr}, m, n, Shares{counters, shares},
       QuantizeGroups<kConsumers, kFirstConsumer>{x, codes, scales, m, k, padded, shares, x_step});
 }

@@ -19,7 +19,7 @@ hopper_fp8_rowwise_parts(const __grid_constant__ TensorMap input, const __grid_c
   extern __shared__ __align__(1024) char raw[];
   const Memory<> memory(raw);
   const Producer producer = {memory.at, &input, &weight, nullptr, nullptr, 0};
-  run(memory, place_of_block(m, k), producer, Output{bias, out, {scales, weight_scale, scale_step}}, m, n,
+  run(memory, place_of_block(m, k), producer, Output{bias, out, {scales, scale_step}, weight_scale}, m, n,
       Shares{counters, common ? 2 * shares : shares},
       QuantizeRows<kConsumers, kFirstConsumer>{x, given, upper, codes, scales, counters, memory.shares + 1, m, k,
                                                warps, shares, common != 0, x_step});

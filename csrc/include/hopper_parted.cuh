@@ -47,6 +47,7 @@ struct Output {
   const float* bias;
   Out* out;
   RowScales scales;
+  const float* of_weight;  // with scales of rows, at a multiple of 16 bytes
 };
 
 // This block's share of the tile: the sums of all parts in order, four columns at a time.
@@ -65,8 +66,9 @@ __device__ __forceinline__ void reduce(const float* sums, const Output& to, cons
       total.x += more.x, total.y += more.y, total.z += more.z, total.w += more.w;
     }
     if (kRowScales) {
-      const float scale = to.scales.of_row(tile.row + row), *w = to.scales.of_weight + tile.column + column;
-      total.x *= scale * w[0], total.y *= scale * w[1], total.z *= scale * w[2], total.w *= scale * w[3];
+      const float4 w = *reinterpret_cast<const float4*>(to.of_weight + tile.column + column);
+      const float scale = to.scales.of_row(tile.row + row);
+      total = {total.x * scale * w.x, total.y * scale * w.y, total.z * scale * w.z, total.w * scale * w.w};
     }
     if (to.bias != nullptr) {
       const float* b = to.bias + tile.column + column;

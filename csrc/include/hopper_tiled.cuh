@@ -19,6 +19,7 @@ constexpr int kChunkBytes = 16 * kChunk * 2;          // of the 16 rows of a war
 constexpr int kChunks = KT_OUT == 2 ? 0 : KT_CHUNKS;  // that are staged at once
 constexpr int kStored = kColumns / kHalves;           // columns of a tile that are stored at a time: those of a product
 constexpr bool kApart = KT_APART == 1 && kChunks > 0;
+static_assert(kRowBytes % 128 == 0, "scales of columns are copied to multiples of 128 bytes");
 static_assert(KT_OUT == 2 || kStored % (kChunk * kChunks) == 0, "columns are stored in rounds of chunks");
 
 // What is multiplied, and how many teams' tiles it is down and across. inverse: of the tiles of a group.
@@ -50,7 +51,7 @@ __device__ void fetch_early(const Producer& self, const Problem& p, int worker) 
   Segment s;
   if (!work.next(p, s)) return;
   const Tile tile = tile_at(p, s.tile, self.member);
-  for (int b = 0; b < min(kStages, s.count); ++b) self.fetch_weight(b, s.first + b, tile);
+  for (int b = 0; b < min(kStages, s.count); ++b) self.fetch_weight(b, s.first + b, tile, s.first + b > 0 ? -1 : 0);
 }
 
 __device__ void produce(const Producer& self, const Problem& p, int worker, const Shares& shares) {
@@ -59,6 +60,7 @@ __device__ void produce(const Producer& self, const Problem& p, int worker, cons
   int phases = -1;  // a bit for each slot
   bool more = work.next(p, s);
   int begun = more ? min(kStages, s.count) : 0;  // blocks of k whose weight has been fetched
+  int turn = 0;                                  // of the scales of columns
   shares.wait();
   if (more) {
     const Tile tile = tile_at(p, s.tile, self.member);
@@ -72,11 +74,12 @@ __device__ void produce(const Producer& self, const Problem& p, int worker, cons
 #pragma unroll 1
     for (int b = begun, slot = begun % kStages; b < s.count; ++b) {
       barrier_wait(self.at.empty + slot * 8, phases >> slot & 1);
-      self.fetch_weight(slot, s.first + b, tile);
+      self.fetch_weight(slot, s.first + b, tile, s.first + b > 0 ? -1 : turn);
       phases ^= 1 << slot;
       self.fetch_input(slot, s.first + b, tile);
       if (++slot == kStages) slot = 0;
     }
+    if (s.first == 0) turn ^= 1;
   }
   if constexpr (kMembers > 1) {
     for (int slot = 0; slot < kStages; ++slot)  // the other block's consumers still arrive here: leave after them
@@ -135,27 +138,42 @@ __device__ void store_apart(const TensorMap* map, uint32_t staging, const Proble
   }
 }
 
-// Sums of a thread by the scales of its rows, where there are any, and of their columns, plus bias.
-__device__ __forceinline__ void finish(float* sum, const Output& to, const Tile& from, int m, int n) {
-  const int row = from.row + threadIdx.x % 32 / 4, column = from.column + 2 * (threadIdx.x % 4);
-  float above = 1.0f, below = 1.0f;
-  if (kRowScales) above = to.scales.of_row(min(row, m - 1)), below = to.scales.of_row(min(row + 8, m - 1));
+// The scales of a thread's two rows of a tile, and where those of its first two columns are in shared memory.
+struct Factors {
+  float above, below;
+  uint32_t columns;
+};
+
+constexpr int kTogether = 32;  // columns whose scales are read at once: more would want registers that products have
+
+// kCount columns' sums of a thread, from `first` on in the tile, by the scales of its rows, where there are any, and of
+// these columns, plus bias, which for the first of them lies at `column`.
+template <int kCount>
+__device__ __forceinline__ void finish(float* sum, const Factors& by, const float* bias, int column, int first, int n) {
 #pragma unroll
-  for (int j = 0; j < kStored / 8; ++j) {
-    const int at = min(column + 8 * j, n - 2);  // what lies outside the matrix is not stored
-    float2 scale = {1.0f, 1.0f}, bias = {-0.0f, -0.0f};  // adding -0 changes nothing
-    if (kRowScales) scale = {to.scales.of_weight[at], to.scales.of_weight[at + 1]};
-    if (to.bias != nullptr) bias = {to.bias[at], to.bias[at + 1]};
-    sum[4 * j] = fmaf(sum[4 * j] * above, scale.x, bias.x);
-    sum[4 * j + 1] = fmaf(sum[4 * j + 1] * above, scale.y, bias.y);
-    sum[4 * j + 2] = fmaf(sum[4 * j + 2] * below, scale.x, bias.x);
-    sum[4 * j + 3] = fmaf(sum[4 * j + 3] * below, scale.y, bias.y);
+  for (int j = 0; j < kCount / 8; ++j) {
+    float2 scale = {1.0f, 1.0f}, more = {-0.0f, -0.0f};  // adding -0 changes nothing
+    if (kRowScales)
+      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                   : "=f"(scale.x), "=f"(scale.y)
+                   : "r"(by.columns + (first + 8 * j) * 4));
+    if (bias != nullptr) {
+      const int at = min(column + 8 * j, n - 2);  // what lies outside the matrix is not stored
+      more = {bias[at], bias[at + 1]};
+    }
+    sum[4 * j] = fmaf(kRowScales ? sum[4 * j] * by.above : sum[4 * j], scale.x, more.x);
+    sum[4 * j + 1] = fmaf(kRowScales ? sum[4 * j + 1] * by.above : sum[4 * j + 1], scale.y, more.y);
+    sum[4 * j + 2] = fmaf(kRowScales ? sum[4 * j + 2] * by.below : sum[4 * j + 2], scale.x, more.x);
+    sum[4 * j + 3] = fmaf(kRowScales ? sum[4 * j + 3] * by.below : sum[4 * j + 3], scale.y, more.y);
   }
 }
 
 // 16 rows of one warp.
 #if KT_OUT == 2
-__device__ __forceinline__ void store_rows(const Output& to, const float* sum, const Tile& from, int m, int n) {
+__device__ __forceinline__ void store_rows(const Output& to, float* sum, const Tile& from, int half, int m, int n,
+                                           const Factors& by) {
+  if (kRowScales || to.bias != nullptr)
+    finish<kStored>(sum, by, to.bias, from.column + 2 * (threadIdx.x % 4), half * kStored, n);
   const int row = from.row + threadIdx.x % 32 / 4;
   Out* out = to.out + static_cast<int64_t>(row) * n;
 #pragma unroll
@@ -169,7 +187,8 @@ __device__ __forceinline__ void store_rows(const Output& to, const float* sum, c
 }
 #else
 // Through shared memory, from where the copy engine stores them while the warp goes on.
-__device__ __forceinline__ void store_rows(const Output& to, const float* sum, const Tile& from, int m, int) {
+__device__ __forceinline__ void store_rows(const Output& to, float* sum, const Tile& from, int half, int m, int n,
+                                           const Factors& by) {
   const int lane = threadIdx.x % 32, group = threadIdx.x / 128 - 1;
   const uint32_t row = to.staging + lane % 16 * 128, swizzle = lane % 8 * 16;
 #pragma unroll
@@ -182,7 +201,10 @@ __device__ __forceinline__ void store_rows(const Output& to, const float* sum, c
     }
 #pragma unroll
     for (int j = 0; j < kChunks * kChunk / 8; j += 2) {
-      const float* of = sum + first * (kChunk / 2) + 4 * j;
+      float* of = sum + first * (kChunk / 2) + 4 * j;
+      const int column = first * kChunk + 8 * j;
+      if ((kRowScales || to.bias != nullptr) && column % kTogether == 0)
+        finish<kTogether>(of, by, to.bias, from.column + column + 2 * (lane % 4), half * kStored + column, n);
       store_matrices(row + j / 8 * kChunkBytes + ((j % 8 + lane / 16) * 16 ^ swizzle), pack_pair(of[0], of[1]),
                      pack_pair(of[2], of[3]), pack_pair(of[4], of[5]), pack_pair(of[6], of[7]));
     }
@@ -199,15 +221,14 @@ __device__ __forceinline__ void store_rows(const Output& to, const float* sum, c
 
 // The columns of a product of a tile, whose sums are 0 afterwards.
 __device__ __forceinline__ void store_part(const Output& to, float (&sum)[kSums], int index, int half, const Problem& p,
-                                           int rank) {
+                                           int rank, const Factors& by) {
   float* own = sum + half * kPart;
   Tile from = {};
-  if (!kApart || kRowScales || to.bias != nullptr) {
+  if (!kApart || to.bias != nullptr) {
     from = tile_at(p, index, rank);
     from.row += (static_cast<int>(threadIdx.x / 32) - 4) * 16, from.column += half * kStored;
-    if (kRowScales || to.bias != nullptr) finish(own, to, from, p.m, p.n);
   }
-  store_rows(to, own, from, p.m, p.n);
+  store_rows(to, own, from, half, p.m, p.n, by);
 #pragma unroll
   for (int i = 0; i < kPart; ++i) own[i] = 0.0f;
 }
@@ -221,18 +242,33 @@ __device__ void consume(Consumer& self, const Output& to, const Problem& p, int 
   Work work(p, worker);
   Segment s;
   int left = -1;  // the tile whose last columns are still here
+  Factors by = {};
+  uint32_t columns = self.scale_of_columns;
   float sum[kSums];
 #pragma unroll
   for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
   wait_for_previous();
   for (bool more = work.next(p, s);; more = work.next(p, s)) {
-    if (left >= 0 && !(kBeside && more && s.count >= kStages)) store_part(to, sum, left, kLast, p, rank), left = -1;
+    if (left >= 0 && !(kBeside && more && s.count >= kStages)) store_part(to, sum, left, kLast, p, rank, by), left = -1;
     if (!more) break;
+    // After the first block of k has arrived: the input's scales are there then, too.
+    const auto read_factors = [&] {
+      if (!kRowScales || s.first > 0) return;
+      const int warp = static_cast<int>(threadIdx.x / 32) - 4;
+      const int row = tile_at(p, s.tile, rank).row + warp * 16 + threadIdx.x % 32 / 4;
+      by = {to.scales.of_row(min(row, p.m - 1)), to.scales.of_row(min(row + 8, p.m - 1)), columns};
+      columns = self.other_columns(columns);
+    };
     const bool beside = kBeside && kHalves == 2 && s.tile >= p.divided && s.count % kStages == 0;
     const int column = kBoundary ? tile_at(p, s.tile, rank).column : 0;
     sum_blocks(
-      self, column, s.count, sum, [&] { if (kBeside && left >= 0) store_part(to, sum, left, kLast, p, rank); },
-      [&] { if (beside) store_part(to, sum, s.tile, 0, p, rank); });
+      self, column, s.count, sum,
+      [&] {
+        if (kBeside && left >= 0) store_part(to, sum, left, kLast, p, rank, by);
+        read_factors();
+      },
+      [&] { if (beside) store_part(to, sum, s.tile, 0, p, rank, by); });
+    if (s.count < kStages) read_factors();
     left = -1;
     if (s.first > 0) {
       to.parts.leave(group, sum);
@@ -242,7 +278,7 @@ __device__ void consume(Consumer& self, const Output& to, const Problem& p, int 
     }
     if (!beside) {
       to.parts.add(p, s, worker, kMembers, rank, group, sum);
-      if (kHalves == 2) store_part(to, sum, s.tile, 0, p, rank);
+      if (kHalves == 2) store_part(to, sum, s.tile, 0, p, rank, by);
     }
     left = s.tile;
   }
@@ -276,8 +312,8 @@ __device__ __forceinline__ void run(const TileMemory& memory, const Sizes& sizes
     if (elected()) {
       memory.start_barriers();
       if (!kCommonWeight) fetch_early(producer, sizes.problem(), worker);
-      prefetch_map(producer.input), prefetch_map(to.map);
-      if (!kRowScales) prefetch_map(producer.scale), prefetch_map(producer.weight_scale);
+      prefetch_map(producer.input), prefetch_map(producer.weight_scale), prefetch_map(to.map);
+      if (!kRowScales) prefetch_map(producer.scale);
     }
   }
   shares.start<kFirstConsumer>(memory.shares);

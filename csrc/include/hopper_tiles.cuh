@@ -52,7 +52,12 @@ struct Tile {
 
 // --- Copying --------------------------------------------------------------------------------------------------------
 
-// `member`: which block of the team this one is.
+// With scales of rows, those of a tile's columns come with its first block of k, to one of two places in turn: in the one
+// before them are those of the tile before, which may still be stored.
+constexpr int kRowBytes = kRowScales ? kColumns * 4 : 0;
+static_assert(2 * kRowBytes <= kStages * kScaleBytes, "they take the place of the input's scales of blocks");
+
+// `member`: which block of the team this one is. `scale` is nullptr with scales of rows.
 struct Producer {
   Pipeline at;
   const TensorMap *input, *weight, *scale, *weight_scale;
@@ -64,9 +69,12 @@ struct Producer {
     copy_tile_to(to + member * bytes, map, column, row + member * rows, full, 3);
   }
 
-  __device__ __forceinline__ void fetch_weight(int slot, int b, const Tile& tile) const {
+  // `turn`: where the scales of the tile's columns go, 0 or 1; less than 0: they come with another block of k, or never.
+  __device__ __forceinline__ void fetch_weight(int slot, int b, const Tile& tile, int turn = -1) const {
     const uint32_t full = at.full + slot * 8, to = at.weight + slot * kWeightBytes;
-    barrier_expect(full, kInputBytes + kWeightBytes + kScalesBytes);
+    const bool rows = kRowScales && turn >= 0;
+    barrier_expect(full, kInputBytes + kWeightBytes + kScalesBytes + (rows ? kRowBytes : 0));
+    if (rows) copy_tile(at.scale + turn * kRowBytes, weight_scale, tile.column, 0, full);
     if (!kCommonWeight) copy_tile(to, weight, b * kDepth, tile.column, full);
     else share(to, kWeightBytes / 2, weight, b * kDepth, tile.column, kColumns / 2, full);
     if (!kRowScales) copy_tile(at.factors + slot * kFactorSlot, weight_scale, 4 * b, tile.column / 128, full);
@@ -100,9 +108,15 @@ struct Consumer {
   uint32_t factors;        // shared address of the weight's scales in slot 0
   uint32_t given;          // of a lane for each member: where the barrier `empty` of slot 0 is in that block
   uint32_t nothing;        // see `after`
+  uint32_t scale_of_columns;  // with scales of rows: shared address of the thread's first column's, of the first tile
   int lane;
   int boundary;            // of the weight's scales, in kGrain columns
   int phases;              // a bit for each slot
+
+  // Where those of the tile after one are.
+  __device__ __forceinline__ uint32_t other_columns(uint32_t one) const {
+    return one == scale_of_columns ? one + kRowBytes : scale_of_columns;
+  }
 
   // Waits for a block of k, and reads its scales.
   __device__ __forceinline__ void take(Part& part, int slot) {
@@ -261,10 +275,10 @@ __device__ __forceinline__ void sum_blocks(Consumer& self, int column, int count
 
 // --- A block --------------------------------------------------------------------------------------------------------
 
-// Scales of whole rows: of the input, `step` apart (0: one for all), and of the weight. Those of the input may have been
-// written by other blocks of this launch, whose codes have arrived.
+// Scales of rows of the input, `step` apart (0: one for all). They may have been written by other blocks of this launch,
+// whose codes have arrived.
 struct RowScales {
-  const float *of_input, *of_weight;
+  const float* of_input;
   int step;
 
   __device__ __forceinline__ float of_row(int row) const {
@@ -304,7 +318,7 @@ struct Memory {
     self.input = uniform(tile_word(at.input + warp / 4 * 64 * kDepth));
     self.scale = at.scale + (warp * 16 + lane / 4) * 4;
     self.given = kMembers == 1 ? at.empty : address_at(at.empty, lane % 2);
-    self.factors = at.factors;
+    self.factors = at.factors, self.scale_of_columns = at.scale + lane % 4 * 8;
     self.lane = lane, self.phases = 0, self.nothing = nothing_of(m);
     return self;
   }

@@ -35,7 +35,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     for module in (op, once_op, block_op):
         monkeypatch.setattr(module, "load", found.load)
         module.prepare.cache_clear()
-    for module in (hopper, hopper_fp8_launch, once_op):
+    for module in (hopper, hopper_fp8_launch, op, once_op):
         monkeypatch.setattr(module, "tensor_map", found.tensor_map)
     monkeypatch.setattr(hopper_fp8_rowwise, "needed", lambda chip, name, device: CHIP)
     monkeypatch.setattr(once_op, "Repeated", found.repeated)

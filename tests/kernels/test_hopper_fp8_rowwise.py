@@ -84,16 +84,19 @@ def test_more_rows_are_multiplied_by_the_tiles_of_block_scales(
     twin = block_op.prepare(m, n, k, "bf16", "bf16", CHIP, 0, chosen)
     assert (grid, block) == (twin.grid, twin.block)
     step = int(kind in ("token and channel", "limited"))
-    addresses = (scales.data_ptr(), 0, kernel.weight_scale.data_ptr(), 0, out.data_ptr())
-    assert arguments[:17] == (0, 0, 0, 0, *addresses, step, m, n, k, 0, 0, 0, 0)
-    rest = arguments[17:]
+    factors = kernel.weight_scale.data_ptr()
+    addresses = (scales.data_ptr(), 0, *(() if stays else (factors,)), 0, out.data_ptr())
+    count = 17 - stays
+    assert arguments[:count] == (0, 0, 0, 0, *addresses, step, m, n, k, 0, 0, 0, 0)
+    rest = arguments[count:]
     assert rest[:1] == ((twin.divided,) if stays else ())
     if twin.divided:
         flags = stream_memory.memory_of(codes.device, twin.flags).now()
         assert rest[1:] == (rest[1], flags.data_ptr())
         assert not flags.any()
     copies = [(codes.data_ptr(), "u8", m, k, k, twin.codes), (kernel.weight.data_ptr(), "u8", n, k, k, twin.weight)]
-    assert maps == (*copies, *([(out.data_ptr(), "bf16", m, n, 2 * n, (16, 64))] if stays else []))
+    stored = [(factors, "f32", 1, n, 4 * n, (1, chosen.columns)), (out.data_ptr(), "bf16", m, n, 2 * n, (16, 64))]
+    assert maps == (*copies, *(stored if stays else []))
 
 
 def test_every_scale_of_the_weight_is_a_vector(driver: Driver) -> None:

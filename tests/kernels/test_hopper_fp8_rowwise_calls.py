@@ -79,13 +79,14 @@ def test_more_rows_outside_a_graph_are_one_launch_of_the_two(
     stays = one.name == "hopper_fp8_rowwise_tiled"
     source, given, upper, codes, scales, counters, *rest = arguments
     together, shares = once_op.shares_of(m, once_op.prepare(m, n, k, "bf16", "bf16", CHIP, 0))
-    addresses = [kernel.weight_scale.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr()]
+    factors = kernel.weight_scale.data_ptr()
+    addresses = [*([] if stays else [factors]), 0 if bias is None else bias.data_ptr(), out.data_ptr()]
     common = int(kind == "tensor and channel")
     sizes = [1, m, n, k, common, together, shares, k]
     assert (source, rest) == (x.data_ptr(), [*addresses, *sizes, *([0, 0, 0] if stays else [])])
     assert [bool(given), bool(upper)] == [kind == "static", "input_scale_ub" in data.tensors]
     assert [about for _, *about in maps] == [about for _, *about in apart[4]]
-    assert [at for at, *_ in maps] == [codes, kernel.weight.data_ptr(), out.data_ptr()][: 2 + stays]
+    assert [at for at, *_ in maps] == [codes, kernel.weight.data_ptr(), *([factors, out.data_ptr()] if stays else [])]
     assert counters + COUNTER_BYTES == codes
     assert codes + m * k <= scales
     assert scales + 4 * m <= counters + 4 * words(k, m)
@@ -94,7 +95,7 @@ def test_more_rows_outside_a_graph_are_one_launch_of_the_two(
 @pytest.mark.parametrize("blocks", [1, 16, 132])
 @pytest.mark.parametrize("m", [65, 100, 132, 133, 264, 500, 2048])
 def test_every_row_has_a_share_and_every_block_one_if_there_are_enough(m: int, blocks: int) -> None:
-    launch = Launch(None, (blocks, 1, 1), (384, 1, 1), (1, 1), (1, 1), (1, 1))  # type: ignore[arg-type]
+    launch = Launch(None, (blocks, 1, 1), (384, 1, 1), 8, (1, 1), (1, 1), (1, 1))  # type: ignore[arg-type]
     warps, shares = once_op.shares_of(m, launch)
     each = 8 // warps
     assert warps in (1, 2, 4, 8)

@@ -58,9 +58,8 @@ class Kernel:
         """
         self.chip = needed(chip, "hopper_fp8_rowwise", weight.device)
         self.problem = problem
-        whole = weight.contiguous()
-        self.weight = whole if whole.data_ptr() % 16 == 0 else whole.clone()
-        self.weight_scale = widen_scale(weight_scale).reshape(-1).expand(problem.n).contiguous()
+        self.weight = _aligned(weight)
+        self.weight_scale = _aligned(widen_scale(weight_scale).reshape(-1).expand(problem.n))
         self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=self.chip)
         self._bias = WideBias()
         static = problem.input_scaling == "static"
@@ -126,3 +125,9 @@ class Kernel:
         )  # fmt: skip
         memory = memory_of(self.weight.device, hopper_fp8_once.words(k, max(m, FEW_ROWS)))
         return Places(launch.function, memory, make)
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, contiguous, at a multiple of 16 bytes."""
+    whole = tensor.contiguous()
+    return whole if whole.data_ptr() % 16 == 0 else whole.clone()

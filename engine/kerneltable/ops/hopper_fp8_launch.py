@@ -42,6 +42,7 @@ def instance(
 class Launch:
     """What is the same for every call with one number of rows: worked out once, looked up afterwards.
 
+    columns         of a tile
     weight, codes   rows and columns of one copy of each
     scales          of one copy of the input's scales for a block of k
     factors         of one copy of the weight's scales for a block of k; None: threads read them
@@ -54,6 +55,7 @@ class Launch:
     function: Function
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
+    columns: int
     weight: Box
     codes: Box
     scales: Box
@@ -95,11 +97,11 @@ def launch_of(function: Function, choice: Choice, m: int, n: int, output: str, m
     columns = choice.columns
     if isinstance(choice, Stream):
         grid = (ceil_div(n, 64) * choice.split, ceil_div(m, columns), 1)
-        return Launch(function, grid, (160, 1, 1), (64, DEPTH), (columns, DEPTH), (1, columns))
+        return Launch(function, grid, (160, 1, 1), columns, (64, DEPTH), (columns, DEPTH), (1, columns))
     threads, factors = (128 + CONSUMERS, 1, 1), (1 if 128 % columns == 0 else 2, 4)
     if isinstance(choice, Parted):
         grid = (choice.split * ceil_div(m, 128) * ceil_div(n, columns), 1, 1)
-        return Launch(function, grid, threads, (columns, DEPTH), (128, DEPTH), (1, 128), factors)
+        return Launch(function, grid, threads, columns, (columns, DEPTH), (128, DEPTH), (1, 128), factors)
     members = 1 if choice.common == NOTHING else 2
     rows, across = 256 if choice.common == WEIGHT else 128, 2 * columns if choice.common == INPUT else columns
     tiles, most = ceil_div(m, rows) * ceil_div(n, across), multiprocessors // members
@@ -108,4 +110,4 @@ def launch_of(function: Function, choice: Choice, m: int, n: int, output: str, m
     divided = tiles_to_divide(tiles, most) if choice.divide else 0
     blocks = members * (most if divided else min(most, tiles))
     parts, flags = (blocks * columns * PARTS_BYTES, blocks * FLAGS) if divided else (0, 0)
-    return Launch(function, (blocks, 1, 1), threads, *boxes, divided, parts, flags, output)
+    return Launch(function, (blocks, 1, 1), threads, columns, *boxes, divided, parts, flags, output)

@@ -13,15 +13,16 @@ import torch
 
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
-from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER
-from kerneltable.ops.hopper import ceil_div, map_of, output_of
+from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, TensorMap
+from kerneltable.ops.hopper import ceil_div, map_of, output_of, tensor_map
+from kerneltable.ops.hopper_fp8_block import MADE
 from kerneltable.ops.hopper_fp8_choice import DEPTH, Choice, Parted, Stream, variant
 from kerneltable.ops.hopper_fp8_launch import Launch, instance, launch_of
 from kerneltable.ops.stream_memory import memory_of
 
 TYPES = (BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER, POINTER, INT32, INT32, INT32, INT32)
 PARTED_TYPES = (BY_VALUE, BY_VALUE, *[POINTER] * 9, *[INT32] * 7, INT64)
-TILED_TYPES = (BY_VALUE, *PARTED_TYPES, INT32, POINTER, POINTER)
+TILED_TYPES = (*[BY_VALUE] * 4, *[POINTER] * 8, *[INT32] * 7, INT64, INT32, POINTER, POINTER)
 
 
 def instances(products: Iterable[Product], input: str, output: str) -> Iterator[Instance]:
@@ -58,7 +59,7 @@ def product(
     codes         [m, k] e4m3, contiguous, m at least 1
     scales        [m, 1] f32, contiguous, or one number for all rows
     weight        [n, k] e4m3, contiguous, at a multiple of 16 bytes; n and k multiples of 16
-    weight_scale  [n] f32, contiguous
+    weight_scale  [n] f32, contiguous, at a multiple of 16 bytes
     bias          [n] f32, contiguous, or None
     dtypes        of the input that was quantized, and of the output: "bf16", "f16" or "f32"
     choice        None lets `variant` choose
@@ -74,13 +75,19 @@ def product(
         arguments = (scales.data_ptr(), *addresses, step, m, n, ceil_div(k, DEPTH))
         launch.function(launch.grid, launch.block, arguments, maps)
         return out
-    tiled = (0, 0, 0, 0, scales.data_ptr(), 0, *addresses, step, m, n, k, 0, 0, 0, 0)
+    sizes = (step, m, n, k, 0, 0, 0, 0)
     if launch.divided is None:
-        launch.function(launch.grid, launch.block, tiled, maps)
+        launch.function(launch.grid, launch.block, (*MADE, scales.data_ptr(), 0, *addresses, *sizes), maps)
         return out
     parts = torch.empty(launch.part_bytes, dtype=torch.uint8, device=device)
     flags = memory_of(device, launch.flags).now() if launch.divided else parts
     rest = (launch.divided, parts.data_ptr(), flags.data_ptr())
-    every = (*maps, launch.output_map(out.data_ptr(), m, n).address)
-    launch.function(launch.grid, launch.block, (*tiled, *rest), every)
+    factors = factors_of(weight_scale.data_ptr(), n, launch)
+    every = (*maps, factors.address, launch.output_map(out.data_ptr(), m, n).address)
+    launch.function(launch.grid, launch.block, (*MADE, scales.data_ptr(), 0, *addresses[1:], *sizes, *rest), every)
     return out
+
+
+def factors_of(address: int, n: int, launch: Launch) -> TensorMap:
+    """The map by which the scales [n] f32 of a tile's columns are fetched."""
+    return tensor_map(address, "f32", 1, n, 4 * n, (1, launch.columns))

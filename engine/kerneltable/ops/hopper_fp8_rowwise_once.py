@@ -81,12 +81,12 @@ def place(
     codes = memory + COUNTER_BYTES
     of_codes = tensor_map(codes, "u8", m, k, k, launch.codes)
     of_input = codes + ceil_div(m * k, 256) * 256
-    addresses = (None, *fixed, codes, of_input, memory, scales, None, None)
-    many = launch.factors is not None
-    arguments = (*addresses, *((1,) if many else ()), *sizes, common, *(shares_of(m, launch) if many else ()), None)
+    begin, end = (None, *fixed, codes, of_input, memory), (None, None)
+    numbers = (*sizes, common, None) if launch.factors is None else (1, *sizes, common, *shares_of(m, launch), None)
+    arguments: tuple[int | None, ...] = (*begin, scales, *end, *numbers)
     maps: tuple[TensorMap | None, ...] = (of_codes, weight)
     outputs = None
     if launch.divided is not None:  # no tile is divided
-        arguments, maps = (*arguments, 0, 0, 0), (*maps, None)
+        arguments, maps = (*begin, *end, *numbers, 0, 0, 0), (*maps, apart_op.factors_of(scales, n, launch), None)
         outputs = lru_cache(maxsize=64)(partial(launch.output_map, m=m, n=n))
     return Place(Repeated(launch.function, launch.grid, launch.block, stream, arguments, maps), outputs)
