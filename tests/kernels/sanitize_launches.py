@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from itertools import count
@@ -35,14 +36,13 @@ class Launches:
         self.user = ""
         self.found: Counter[tuple[str, Instance]] = Counter()
         self._newest: Instance | None = None
-        self._of_handle: dict[int, Instance] = {}
 
     def watch(self, *, dry: bool) -> None:
         """Watch all that this process launches from now on.
 
         dry   compile, load and launch nothing: whoever asks believes that it was done
         """
-        compiled, load, launch = cuda_code.compiled, cuda_code.load_function, cuda_launch.Function.start
+        compiled, load = cuda_code.compiled, cuda_code.load_function
         numbers = count(1)
 
         def note_compiled(instance: Instance, *more: Any) -> Any:
@@ -56,16 +56,16 @@ class Launches:
                 function = cuda_launch.Function(number, lambda *_: 0, device, types, shared, streams, early)
             else:
                 function = load(content, name, types, shared, device, early=early)
-            assert self._newest is not None
-            self._of_handle[function.handle] = self._newest
-            return function
+            newest, launch = self._newest, function.launch
+            assert newest is not None
 
-        def note_launched(function: Any, *arguments: Any) -> None:
-            launch(function, *arguments)
-            self.found[self.user, self._of_handle[function.handle]] += 1
+            def note_launched(*where: Any) -> int:
+                self.found[self.user, newest] += 1
+                return launch(*where)
+
+            return replace(function, launch=note_launched)
 
         cuda_code.compiled, cuda_code.load_function = note_compiled, note_loaded
-        cuda_launch.Function.start = note_launched  # type: ignore[method-assign]
 
     def total(self, user: str) -> int:
         """How often this user launched something."""

@@ -92,6 +92,7 @@ class Kernel:
         self.choice = choice
         self.chip = needed(chip, "hopper_fp8_block", weight.device)
         self.problem = problem
+        self._n, self._k = problem.n, problem.k
         self.weight = weight.contiguous()
         self.weight_scale = op.weight_scale_of(widen_scale(weight_scale))
         self._scale_address = self.weight_scale.plain.data_ptr()
@@ -106,13 +107,14 @@ class Kernel:
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
-        call = self._calls.get(x.shape[0]) or self._call(x.shape[0])
+        m = x.shape[0]
+        call = self._calls.get(m) or self._call(m)
         if isinstance(call, Fused):
             return self._in_every_block(call, x, bias)
         if isinstance(call, Call):
             return self._by_stages(call, x, bias)
         place = call.places.now()
-        return self._by_stages(call.apart, x, bias) if place is None else self._once(place, x, bias)
+        return self._by_stages(call.apart, x, bias) if place is None else self._once(place, m, x, bias)
 
     def _in_every_block(self, call: Fused, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """One launch, whose blocks quantize the few rows each for itself."""
@@ -124,12 +126,13 @@ class Kernel:
         launch.function(launch.grid, launch.block, (*addresses, m, n, k, step), call.maps)
         return out
 
-    def _once(self, place: Place, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def _once(self, place: Place, m: int, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """One launch, whose blocks quantize the rows together."""
-        x, step = rows_of(x, self._width)
-        added = self._bias(bias)
-        out = self._empty.new_empty(x.shape[0], self.problem.n)
-        place(x, step, added, out)
+        step = self._k
+        if x.data_ptr() % 16 or not x.is_contiguous():
+            x, step = rows_of(x, self._width)
+        out = self._empty.new_empty(m, self._n)
+        place(x, step, self._bias(bias), out)
         return out
 
     def _by_stages(self, call: Call, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -58,6 +58,7 @@ class Kernel:
         """
         self.chip = needed(chip, "hopper_fp8_rowwise", weight.device)
         self.problem = problem
+        self._n, self._k = problem.n, problem.k
         self.weight = _aligned(weight)
         self.weight_scale = _aligned(widen_scale(weight_scale).reshape(-1).expand(problem.n))
         self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=self.chip)
@@ -98,10 +99,11 @@ class Kernel:
         place = None if places is None else places.now()
         if place is None:
             return self.product(self.quantize(x), bias)
-        x, step = rows_of(x, self._width)
-        added = self._bias(bias)
-        out = self._empty.new_empty(m, self.problem.n)
-        place(x, step, added, out)
+        step = self._k
+        if x.data_ptr() % 16 or not x.is_contiguous():
+            x, step = rows_of(x, self._width)
+        out = self._empty.new_empty(m, self._n)
+        place(x, step, self._bias(bias), out)
         return out
 
     def _call(self, m: int) -> Places[Place] | None:

@@ -110,13 +110,18 @@ class Function:
         stream = self.stream_of(self.device)
         frame.fill(*grid, *block, self.shared_bytes, stream, *frame.attributes, *arguments, *maps)
         try:
-            self.start(frame, grid, block)
+            status = self.launch(frame.at, self.handle, frame.table_at, None)
+            if status:
+                self.again(frame, status, grid, block)
         finally:
             self.free.append(frame)
 
-    def start(self, frame: Frame, grid: Size, block: Size) -> None:
-        """Launch what a frame says; grid and block are its own, for the message. Errors as __call__."""
-        status = self.launch(frame.at, self.handle, frame.table_at, None)
+    def again(self, frame: Frame, status: int, grid: Size, block: Size) -> None:
+        """After a launch that ended with a status other than 0: once more if the thread's context was another device's.
+
+        grid, block   the frame's own, for the message
+        errors        as __call__
+        """
         if status in OTHER_CONTEXT:
             with own_context(self.device):
                 status = self.launch(frame.at, self.handle, frame.table_at, None)

@@ -5,11 +5,25 @@ A call then writes its own few words, which takes the host half the time of a la
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from struct import Struct
+from typing import Any, NamedTuple
 
 from kerneltable.ops.cuda_launch import CELLS, Frame, Function, Size, TensorMap
+
+
+class Own(NamedTuple):
+    """A frame that a thread has for one call.
+
+    fill    writes the call's arguments
+    start   launches it, and returns the driver's status
+    """
+
+    fill: Callable[..., None]
+    start: Callable[[], int]
+    memory: Any
+    frame: Frame
 
 
 class Repeated:
@@ -30,7 +44,7 @@ class Repeated:
         self._arguments, self._maps = arguments, maps
         first = self._frame()
         self._free = [first]
-        self._map_at = (first.table_at - first.at) // 8 + maps.index(None) if None in maps else 0
+        self._map_at = (first.frame.table_at - first.frame.at) // 8 + maps.index(None) if None in maps else 0
 
     def __call__(self, arguments: tuple[float, ...], map: int = 0) -> None:
         """Launch; nothing waits for it.
@@ -40,18 +54,20 @@ class Repeated:
         errors     KernelUnavailable with the driver's own name of the error
         """
         try:
-            frame = self._free.pop()
+            own = self._free.pop()
         except IndexError:
-            frame = self._frame()
+            own = self._frame()
         try:
-            frame.fill(*arguments)
+            own.fill(*arguments)
             if map:
-                frame.memory[self._map_at] = map
-            self._function.start(frame, self._grid, self._block)
+                own.memory[self._map_at] = map
+            status = own.start()
+            if status:
+                self._function.again(own.frame, status, self._grid, self._block)
         finally:
-            self._free.append(frame)
+            self._free.append(own)
 
-    def _frame(self) -> Frame:
+    def _frame(self) -> Own:
         """A frame that is filled but for the arguments of a call, which lie behind the rest of it."""
         function, maps = self._function, [0 if one is None else one.address for one in self._maps]
         own = [at for at, value in enumerate(self._arguments) if value is None]
@@ -61,5 +77,6 @@ class Repeated:
         words, table = len(frame.memory) - len(own), (frame.table_at - frame.at) // 8 + len(maps)
         for word, at in enumerate(own, words):
             frame.memory[table + at] = frame.at + 8 * word
-        cells = "".join(CELLS[function.types[len(maps) + at]] for at in own)
-        return replace(frame, fill=partial(Struct("=" + cells).pack_into, frame.memory, 8 * words))
+        cells = Struct("=" + "".join(CELLS[function.types[len(maps) + at]] for at in own))
+        start = partial(function.launch, frame.at, function.handle, frame.table_at, None)
+        return Own(partial(cells.pack_into, frame.memory, 8 * words), start, frame.memory, frame)
