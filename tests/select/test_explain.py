@@ -8,6 +8,7 @@ from handmade import deny, kernel, route, table
 
 from kerneltable.model import Device, Problem, Verified
 from kerneltable.select import device, explain, select
+from kerneltable.table import load_table
 
 PROBLEM = Problem("fp8", n=256, k=256)
 
@@ -26,6 +27,16 @@ def test_the_text_names_problem_winner_reason_and_first_refusals() -> None:
         "  later    reference  would do too (hand.yaml:52:5)",
         "  memory   weights and scales 25.0 KiB as in the checkpoint, none packed (copies allowed: 1)",
     ]
+
+
+def test_a_kernel_that_stands_twice_in_a_route_is_said_to_be_chosen_above() -> None:
+    shipped = load_table(plugins=False)
+    sizes = {"n": 4096, "k": 7168, "weight_granularity": "tensor", "input_granularity": "tensor"}
+    text = explain.text(shipped, select(shipped, device("h200", shipped), Problem("fp8_w8a8", m=2048, **sizes)))
+    lines = [line for line in text if line.split()[1:2] == ["torch_scaled_mm_tensorwise"]]
+    assert [line.split()[0] for line in lines] == ["chosen", "later"]
+    assert "  chosen above (dispatch.yaml:" in lines[1]
+    assert sum("would do too" in line for line in text) > 1
 
 
 def test_verbose_text_has_every_refusal() -> None:

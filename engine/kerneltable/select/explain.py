@@ -29,7 +29,8 @@ def text(table: Table, selection: Selection, *, verbose: bool = False) -> list[s
         lines += _winner_lines(table, winner, selection.device, width)
     for candidate in selection.candidates:
         if candidate is not winner:
-            lines += _candidate_lines(candidate, width, verbose=verbose)
+            again = winner is not None and candidate.kernel == winner.kernel
+            lines += _candidate_lines(candidate, width, again=again, verbose=verbose)
     return lines + _kept_lines(kept_by(table, selection)) + [f"  note: {note}" for note in selection.notes]
 
 
@@ -96,10 +97,12 @@ def _winner_lines(table: Table, winner: Candidate, device: Device, width: int) -
     return lines
 
 
-def _candidate_lines(candidate: Candidate, width: int, *, verbose: bool) -> list[str]:
+def _candidate_lines(candidate: Candidate, width: int, *, again: bool, verbose: bool) -> list[str]:
+    """again: an earlier step of the route has chosen the same kernel."""
     head = f"  {candidate.verdict:<8} {candidate.kernel:<{width}}"
     if not candidate.refusals:
-        return [f"{head}  would do too ({candidate.where})" if candidate.verdict == "later" else head]
+        what = "chosen above" if again else "would do too"
+        return [f"{head}  {what} ({candidate.where})" if candidate.verdict == "later" else head]
     shown = candidate.refusals if verbose else candidate.refusals[:1]
     lines = [f"{head}  {shown[0]}", *(" " * (13 + width) + str(refusal) for refusal in shown[1:])]
     more = len(candidate.refusals) - len(shown)
