@@ -12,18 +12,19 @@ namespace kt::amx {
 
 constexpr int64_t FRESH = 4 * TILE;  // floats of the sums of four tiles
 
+// True if HIGH rows of the weight have one scale.
+inline bool alike(const kt_fp8_job& job) { return folds(job) || job.block_n != 1; }
+
 // Scales of weights [column, column + HIGH) for the columns of k from `start` on. False if one cannot scale sums.
 KT_TARGET inline bool read_scales(const kt_fp8_job& job, int64_t column, int64_t start, float (&scales)[HIGH]) {
+    if (alike(job)) {
+        const float scale = folds(job) ? 1.0f : vbmi::scale_at(job, column / job.block_n, start / job.block_k);
+        for (float& one : scales) one = scale;
+        return modest(scale);
+    }
     bool good = true;
     for (int64_t r = 0; r < HIGH; ++r) {
-        const int64_t n = smaller(column + r, job.n - 1);
-        if (folds(job)) {
-            scales[r] = 1.0f;
-        } else if (r == 0 || job.block_n == 1) {
-            scales[r] = vbmi::scale_at(job, job.block_n == 1 ? n : n / job.block_n, start / job.block_k);
-        } else {
-            scales[r] = scales[0];
-        }
+        scales[r] = vbmi::scale_at(job, smaller(column + r, job.n - 1), start / job.block_k);
         good &= modest(scales[r]);
     }
     return good;
@@ -88,11 +89,13 @@ KT_TARGET inline void add_tiles(const kt_fp8_job& job, const Inputs& in, const F
     }
 }
 
-// to += from * scales of one row tile of x, two tiles of weights
+// to += from * scales of one row tile of x, two tiles of weights; ALIKE: whose rows have one scale
+template <bool ALIKE>
 KT_TARGET inline void scale_sums(const float* from, const float* x_scales, const float* scales, bool first, float* to) {
-    const __m512 of_rows = _mm512_load_ps(x_scales);
+    const __m512 of_rows = _mm512_load_ps(x_scales), same = of_rows * _mm512_set1_ps(scales[0]);
+#pragma GCC unroll 8
     for (int64_t r = 0; r < HIGH; ++r) {
-        const __m512 scale = of_rows * _mm512_set1_ps(scales[r]);
+        const __m512 scale = ALIKE ? same : of_rows * _mm512_set1_ps(scales[r]);
         const __m512 before = first ? _mm512_setzero_ps() : _mm512_load_ps(to + r * EDGE);
         _mm512_store_ps(to + r * EDGE, _mm512_fmadd_ps(_mm512_load_ps(from + r * EDGE), scale, before));
     }
@@ -116,8 +119,9 @@ KT_TARGET inline bool add_cut(const kt_fp8_job& job, const Inputs& in, const Cut
             const bool first = has_spans(job) || cut.start == 0;
             (two ? add_tiles<true> : add_tiles<false>)(job, in, factors, steps, first, has_spans(job) ? fresh : kept);
             for (int64_t q = 0; has_spans(job) && q < 1 + two; ++q) {
-                const float* const of_rows = in.scale(t + q, at / SPAN);
-                scale_sums(fresh + q * 2 * TILE, of_rows, scales, at == 0, kept + q * 2 * TILE);
+                const float *const from = fresh + q * 2 * TILE, *const of_rows = in.scale(t + q, at / SPAN);
+                const auto add = alike(job) ? scale_sums<true> : scale_sums<false>;
+                add(from, of_rows, scales, at == 0, kept + q * 2 * TILE);
             }
         }
     }

@@ -76,7 +76,7 @@ KT_TARGET inline void widen_rows(const kt_fp8_job& job, Cut& cut, int64_t rows) 
         for (int64_t i = 0; i < count; i += STEP) {
             const int64_t left = n < job.n ? count - i : 0;
             const __mmask64 given = left >= STEP ? ~0ull : (1ull << left) - 1;
-            __builtin_prefetch(later + i, 0, 2);
+            __builtin_prefetch(later + i, 0, 3);
             Halves halves = widen_step(_mm512_maskz_loadu_epi8(given, codes + i));
             if (FOLD) {
                 const __m512i add = _mm512_permutexvar_epi16(which, power);
