@@ -15,7 +15,6 @@ from kerneltable.ops import cuda_quantize, hopper, hopper_fp8_launch, stream_mem
 from kerneltable.ops import hopper_fp8_block as fp8_op
 from kerneltable.ops import hopper_fp8_fused as fused_op
 from kerneltable.ops import hopper_fp8_once as once_op
-from kerneltable.ops import hopper_fp8_stages as stages
 from kerneltable.ops import hopper_w8a16 as w8a16_op
 from kerneltable.ops.cuda_chip import CudaChip
 
@@ -41,23 +40,15 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
         monkeypatch.setattr(module, "tensor_map", found.tensor_map)
     for kernel in (hopper_fp8_block, hopper_w8a16):
         monkeypatch.setattr(kernel, "needed", lambda chip, name, device: CHIP)
-    for module in (fp8_op, once_op):
-        monkeypatch.setattr(module, "Repeated", found.repeated)
+    monkeypatch.setattr(once_op, "Repeated", found.repeated)
     monkeypatch.setattr(stream_memory, "eager_stream", lambda function: found.stream)
-    monkeypatch.setattr(stages, "take", found.take)
-    monkeypatch.setattr(stages, "give_back", found.give_back)
+    monkeypatch.setattr(hopper_fp8_block, "take", found.take)
+    monkeypatch.setattr(hopper_fp8_block, "give_back", found.give_back)
     for cached in CACHED:
         cached.cache_clear()
     yield found
     for cached in CACHED:
         cached.cache_clear()
-
-
-@pytest.fixture
-def two_launches(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eager calls, none of which is one launch for more rows than FUSED_ROWS."""
-    monkeypatch.setattr(once_op, "serves", lambda *_: False)
-    driver.stream = 7
 
 
 def fp8_kernel() -> Any:

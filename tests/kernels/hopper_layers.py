@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from kerneltable.kernels.hopper_fp8_block import Kernel
-from kerneltable.kernels.hopper_fp8_rowwise import Kernel as RowwiseKernel
 from kerneltable.model import Problem
 from kerneltable.ops.cuda_chip import CudaChip, cuda_chip
 from kerneltable.table import load_table
@@ -30,20 +29,6 @@ def layer(n: int, k: int, dtype: str = "bf16", output: str = "bf16") -> Kernel:
     scale = (torch.rand(-(-n // 128), -(-k // 128), device="cuda") + 0.5) * k**-0.5
     problem = Problem("fp8_block_w8a8", m=1, n=n, k=k, input=dtype, output=output)  # the rest is compiled when asked
     return Kernel(problem, weight=weight, weight_scale=scale, chip=this_chip())
-
-
-def rowwise_layer(
-    n: int, k: int, dtype: str = "bf16", output: str = "bf16", granularity: str = "token", **limits: torch.Tensor
-) -> RowwiseKernel:
-    """A layer with a scale a token or one for all, computed, limited or given."""
-    weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
-    scale = (torch.rand(n, 1, device="cuda") + 0.5) * k**-0.5
-    scaling = "static" if "input_scale" in limits else "dynamic"
-    problem = Problem(
-        "fp8_w8a8", m=1, n=n, k=k, input=dtype, output=output, weight_granularity="channel",
-        input_granularity=granularity, input_scaling=scaling,
-    )  # fmt: skip
-    return RowwiseKernel(problem, weight=weight, weight_scale=scale, chip=this_chip(), **limits)
 
 
 def inputs(m: int, k: int, dtype: torch.dtype) -> torch.Tensor:

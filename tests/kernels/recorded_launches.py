@@ -37,7 +37,7 @@ class Driver:
         return function
 
     def repeated(
-        self, function: Any, grid: Any, block: Any, stream: int, arguments: tuple[Any, ...], maps: tuple[Any, ...] = ()
+        self, function: Any, grid: Any, block: Any, stream: int, arguments: tuple[Any, ...], maps: tuple[Any, ...]
     ) -> Any:
         def launch(given: tuple[Any, ...], map: int = 0) -> None:
             assert stream == self.stream

@@ -15,7 +15,6 @@ from kerneltable.ops import hopper, hopper_fp8_launch, stream_memory
 from kerneltable.ops import hopper_fp8_block as block_op
 from kerneltable.ops import hopper_fp8_rowwise as op
 from kerneltable.ops import hopper_fp8_rowwise_once as once_op
-from kerneltable.ops import hopper_fp8_stages as stages
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.run.layer_data import LayerData, random_layer
 from kerneltable.select import complete
@@ -39,11 +38,8 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     for module in (hopper, hopper_fp8_launch, op, once_op):
         monkeypatch.setattr(module, "tensor_map", found.tensor_map)
     monkeypatch.setattr(hopper_fp8_rowwise, "needed", lambda chip, name, device: CHIP)
-    for module in (op, once_op):
-        monkeypatch.setattr(module, "Repeated", found.repeated)
+    monkeypatch.setattr(once_op, "Repeated", found.repeated)
     monkeypatch.setattr(stream_memory, "eager_stream", lambda function: found.stream)
-    monkeypatch.setattr(stages, "take", found.take)
-    monkeypatch.setattr(stages, "give_back", found.give_back)
     yield found
     for module in (op, once_op, block_op):
         module.prepare.cache_clear()

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from kerneltable.model import Device, Table
-from kerneltable.ops import cuda_code, cuda_instances, cuda_launch, hopper_fp8_stages
+from kerneltable.ops import cuda_code, cuda_instances, cuda_launch
 from kerneltable.ops.cuda_code import Instance
 from kerneltable.ops.sources import csrc_folder
 from kerneltable.select.select import device_refusals
@@ -88,8 +88,8 @@ def use_exact_memory(kernels: Iterable[str], where: torch.device, *, dry: bool) 
         held[memory.data_ptr()] = memory
         return memory.data_ptr()
 
-    modules: list[Any] = [import_module(f"kerneltable.kernels.{name}") for name in kernels]
-    for module in (*modules, hopper_fp8_stages):
+    for name in kernels:
+        module: Any = import_module(f"kerneltable.kernels.{name}")
         if hasattr(module, "take"):
             module.take, module.give_back = take, held.pop
         if dry and hasattr(module, "needed"):

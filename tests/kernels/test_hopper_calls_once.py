@@ -27,7 +27,7 @@ def test_some_rows_outside_a_graph_are_one_launch_of_the_two(m: int, with_bias: 
     driver.stream = 7
     out = kernel(x, bias)
     assert (out.shape, out.dtype) == ((m, N), torch.bfloat16)
-    assert driver.asked == []
+    assert len(driver.asked) == 1  # by the two launches
     quantized, product, (one, grid, block, arguments, maps) = driver.launched
     assert (one.name, grid, block) == ("hopper_fp8_block_once", *product[1:3])
     assert dict(product[0].defines).items() <= dict(one.defines).items()

@@ -7,13 +7,13 @@ from functools import partial
 
 import pytest
 import torch
-from hopper_layers import DTYPES, ON_HOPPER, assert_same_bits, inputs
-from hopper_layers import rowwise_layer as layer
+from hopper_layers import DTYPES, ON_HOPPER, assert_same_bits, inputs, this_chip
 from hopper_once import assert_chain, assert_zero_afterwards, by_stages, wrong_of_threads
 
 from kerneltable.kernels import hopper_fp8_rowwise
+from kerneltable.kernels.hopper_fp8_rowwise import Kernel
+from kerneltable.model import Problem
 from kerneltable.ops.hopper_fp8_rowwise_once import serves
-from kerneltable.ops.stream_memory import Places
 
 SIZES = [(400, 1040), (64, 16), (2112, 7168), (7168, 2048), (1024, 25600), (32768, 512)]
 """N x K: tails, a single block, clusters of eight, rows that registers do not hold, more blocks than run at once."""
@@ -24,6 +24,20 @@ pytestmark = ON_HOPPER
 @pytest.fixture(autouse=True)
 def counters_are_zero_afterwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield from assert_zero_afterwards(monkeypatch, hopper_fp8_rowwise)
+
+
+def layer(
+    n: int, k: int, dtype: str = "bf16", output: str = "bf16", granularity: str = "token", **limits: torch.Tensor
+) -> Kernel:
+    """A layer with a scale a token or one for all, computed, limited or given."""
+    weight = torch.randn(n, k, device="cuda").to(torch.float8_e4m3fn)
+    scale = (torch.rand(n, 1, device="cuda") + 0.5) * k**-0.5
+    scaling = "static" if "input_scale" in limits else "dynamic"
+    problem = Problem(
+        "fp8_w8a8", m=1, n=n, k=k, input=dtype, output=output, weight_granularity="channel",
+        input_granularity=granularity, input_scaling=scaling,
+    )  # fmt: skip
+    return Kernel(problem, weight=weight, weight_scale=scale, chip=this_chip(), **limits)
 
 
 @pytest.mark.parametrize(("granularity", "limit"), [
@@ -39,7 +53,7 @@ def test_one_launch_has_the_bits_of_two(n: int, k: int, dtype: str, granularity:
         x = inputs(m, k, DTYPES[dtype]) if k > 256 else torch.randn(m, k, device="cuda").to(DTYPES[dtype])
         for added in (None, bias):
             assert_same_bits(kernel(x, added), by_stages(kernel, x, added))
-        assert isinstance(kernel._calls[m], Places) == serves(m, n, k)
+        assert (kernel._calls[m] is not None) == serves(m, n, k)
         wide = torch.full((m, k + 16), torch.nan, dtype=DTYPES[dtype], device="cuda")
         wide[:, :k] = x
         assert_same_bits(kernel(wide[:, :k], bias), by_stages(kernel, x, bias))

@@ -17,12 +17,13 @@ from kerneltable.ops import hopper_fp8_fused as fused_op
 from kerneltable.ops import hopper_fp8_once as once_op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_launch import TensorMap
+from kerneltable.ops.cuda_memory import give_back, take
 from kerneltable.ops.cuda_quantize import prepare, quantize_block_by_column, quantizer
-from kerneltable.ops.cuda_vectors import rows_of, width_of
+from kerneltable.ops.cuda_vectors import Launch, rows_of, width_of
 from kerneltable.ops.hopper import map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice, Tiled
+from kerneltable.ops.hopper_fp8_launch import Launch as ProductLaunch
 from kerneltable.ops.hopper_fp8_launch import Place
-from kerneltable.ops.hopper_fp8_stages import Stages
 from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.wide_bias import WideBias
@@ -33,8 +34,21 @@ if TYPE_CHECKING:
 ROWS = (1, 16, 32, 64, 128, 256, 1024, 4096)
 """What these m ask for is compiled when a layer is packed; another m may ask for a tile that is compiled then."""
 
-MOST_ROWS = 512
-"""Different m that a layer remembers at a time, 5 to 14 KB for each."""
+MOST_ROWS = 4096
+"""Different m that a layer remembers at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What calls with one number of rows need: two launches, the map of the weight, that of its scales and its address
+    if copies fetch these, and the memory between the launches."""
+
+    quantize: Launch
+    product: ProductLaunch
+    weight: TensorMap
+    of_factors: TensorMap | None
+    factors: tuple[int, ...]
+    scratch: op.Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +56,7 @@ class Once:
     """What calls with some rows need: one launch, and where codes and scales lie meanwhile; `apart` where it cannot be
     one."""
 
-    apart: Stages
+    apart: Call
     places: Places[Place]
 
 
@@ -85,7 +99,7 @@ class Kernel:
         self._empty = output_of(0, problem.n, problem.output, weight.device)
         self._bias = WideBias()
         self._width = width_of(problem.input, DEPTH)
-        self._calls: dict[int, Fused | Once | Stages] = {}
+        self._calls: dict[int, Call | Fused | Once] = {}
         quantizer(problem.input, self.chip, weight.device.index or 0, problem.k)
         for m in ROWS if problem.m is None else (problem.m,):
             self._call(m)
@@ -97,7 +111,7 @@ class Kernel:
         call = self._calls.get(m) or self._call(m)
         if isinstance(call, Fused):
             return self._in_every_block(call, x, bias)
-        if isinstance(call, Stages):
+        if isinstance(call, Call):
             return self._by_stages(call, x, bias)
         place = call.places.now()
         return self._by_stages(call.apart, x, bias) if place is None else self._once(place, m, x, bias)
@@ -121,15 +135,28 @@ class Kernel:
         place(x, step, self._bias(bias), out)
         return out
 
-    def _by_stages(self, stages: Stages, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The two stages of a call one after the other."""
-        if not x.data_ptr() % 16 and x.is_contiguous():
-            out = self._empty.new_empty(x.shape[0], self._n)
-            if stages(x, self._bias(bias), out):
-                return out
-        return self.product(self.quantize(x), bias)
+    def _by_stages(self, call: Call, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The two stages of a call one after the other, with memory between them that is no tensor."""
+        address = x.data_ptr()
+        if address % 16 or not x.is_contiguous():
+            return self.product(self.quantize(x), bias)
+        added = self._bias(bias)
+        m, n, k = x.shape[0], self.problem.n, self.problem.k
+        first, second, scratch = call.quantize, call.product, call.scratch
+        out = self._empty.new_empty(m, n)
+        memory = take(scratch.bytes, first.function)
+        try:
+            codes, parts = (address, memory, memory + scratch.scales), (memory + scratch.parts, memory + scratch.flags)
+            first.function(first.grid, first.block, (*codes, m, m, k, k, 1, scratch.padded, parts[1], second.flags))
+            addresses = (self._scale_address, 0 if added is None else added.data_ptr(), out.data_ptr())
+            of_codes, of_scales = scratch.maps(memory)
+            maps = (of_codes.address, call.weight.address, of_scales.address, *call.factors)
+            op.start(second, maps, addresses, (m, n, k), parts=parts)
+        finally:
+            give_back(memory)
+        return out
 
-    def _call(self, m: int) -> Fused | Once | Stages:
+    def _call(self, m: int) -> Call | Fused | Once:
         """What calls with m rows need, kept."""
         if len(self._calls) >= MOST_ROWS:
             self._calls.clear()
@@ -144,24 +171,26 @@ class Kernel:
         weight = map_of(self.weight, "u8", launch.box)
         return Fused(launch, weight, (weight.address,))
 
-    def _staged(self, m: int) -> Once | Stages:
+    def _staged(self, m: int) -> Call | Once:
         problem, index = self.problem, self.weight.device.index or 0
         dtypes = (problem.input, problem.output)
-        shape = (m, problem.n, problem.k)
-        launch = op.prepare(*shape, *dtypes, self.chip, index, self.choice)
+        launch = op.prepare(m, problem.n, problem.k, *dtypes, self.chip, index, self.choice)
         first = prepare(m, problem.k, problem.input, self.chip, index)
+        scratch = op.scratch(m, problem.k, launch)
         factors = map_of(self.weight_scale.apart, "f32", launch.factors) if launch.factors else None
-        weight, scratch = map_of(self.weight, "u8", launch.weight), op.scratch(m, problem.k, launch)
-        layer = op.Layer(shape, weight, factors, self._scale_address, scratch)
-        write = partial(op.written, quantize=first, product=launch, layer=layer)
-        apart = Stages(first.function, scratch.bytes, write)
+        address = () if factors is None else (factors.address,)
+        staged = Call(first, launch, map_of(self.weight, "u8", launch.weight), factors, address, scratch)
+        shape = (m, problem.n, problem.k)
         serves = once_op.small(*shape) if self.choice else once_op.serves(*shape, self.chip)
         if launch.divided or not serves:
-            return apart
+            return staged
         once = once_op.prepare(*shape, *dtypes, self.chip, index, self.choice)
         memory = memory_of(self.weight.device, once_op.words(problem.k, max(m, FEW_ROWS)))
-        make = partial(once_op.place, launch=once, product=launch, layer=layer)
-        return Once(apart, Places(once.function, memory, make))
+        make = partial(
+            once_op.place, launch=once, product=launch, sizes=shape, scratch=scratch, weight=staged.weight,
+            factors=factors, scales=self._scale_address,
+        )  # fmt: skip
+        return Once(staged, Places(once.function, memory, make))
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The first stage: x [m, k] to codes [m, k] e4m3, scales [ceil(k / 128), m padded to 4] f32 and flags that one

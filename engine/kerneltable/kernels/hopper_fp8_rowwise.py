@@ -15,12 +15,10 @@ from kerneltable.ops import hopper_fp8_once
 from kerneltable.ops import hopper_fp8_rowwise as op
 from kerneltable.ops import hopper_fp8_rowwise_once as once_op
 from kerneltable.ops.cuda_chip import CudaChip, needed
-from kerneltable.ops.cuda_quantize_rows import TensorQuantizer, TokenQuantizer
 from kerneltable.ops.cuda_vectors import rows_of, width_of
 from kerneltable.ops.hopper import map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice
 from kerneltable.ops.hopper_fp8_launch import Launch, Place
-from kerneltable.ops.hopper_fp8_stages import Stages
 from kerneltable.ops.input_quantizer import input_quantizer
 from kerneltable.ops.stream_memory import Places, memory_of
 from kerneltable.ops.torch_fp8 import widen_scale
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
 ROWS = (1, 16, 32, 64, 128, 256, 1024, 4096)
 """What these m ask for is compiled when a layer is packed; another m may ask for a tile that is compiled then."""
 
-MOST_ROWS = 512
-"""Different m that a layer remembers at a time, 5 to 14 KB for each."""
+MOST_ROWS = 4096
+"""Different m that a layer remembers at a time."""
 
 
 class Kernel:
@@ -72,7 +70,7 @@ class Kernel:
         self._limit_addresses = tuple(0 if one is None else one.data_ptr() for one in self._limits)
         self._empty = output_of(0, problem.n, problem.output, weight.device)
         self._width = width_of(problem.input, DEPTH)
-        self._calls: dict[int, Places[Place] | Stages | None] = {}
+        self._calls: dict[int, Places[Place] | None] = {}
         for m in ROWS if problem.m is None else (problem.m,):
             dtypes = (problem.input, problem.output)
             op.prepare(m, problem.n, problem.k, *dtypes, self.chip, weight.device.index or 0)
@@ -97,33 +95,29 @@ class Kernel:
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
         m = x.shape[0]
-        call = self._calls[m] if m in self._calls else self._call(m)
-        plain = not x.data_ptr() % 16 and x.is_contiguous()
-        if isinstance(call, Places):
-            place = call.now()
-            if place is not None:
-                x, step = (x, self._k) if plain else rows_of(x, self._width)
-                out = self._empty.new_empty(m, self._n)
-                place(x, step, self._bias(bias), out)
-                return out
-        elif call is not None and plain:
-            out = self._empty.new_empty(m, self._n)
-            if call(x, self._bias(bias), out):
-                return out
-        return self.product(self.quantize(x), bias)
+        places = self._calls[m] if m in self._calls else self._call(m)
+        place = None if places is None else places.now()
+        if place is None:
+            return self.product(self.quantize(x), bias)
+        step = self._k
+        if x.data_ptr() % 16 or not x.is_contiguous():
+            x, step = rows_of(x, self._width)
+        out = self._empty.new_empty(m, self._n)
+        place(x, step, self._bias(bias), out)
+        return out
 
-    def _call(self, m: int) -> Places[Place] | Stages | None:
-        """What eager calls with m rows need, kept: in one launch, or in several; None without a quantizer in CUDA."""
-        n, k, found = self.problem.n, self.problem.k, None
-        dtypes, index = (self.problem.input, self.problem.output), self.weight.device.index or 0
-        if once_op.serves(m, n, k):
-            launch = once_op.prepare(m, n, k, *dtypes, self.chip, index)
+    def _call(self, m: int) -> Places[Place] | None:
+        """What calls with m rows need where they are one launch, kept; None where they are two."""
+        problem, found = self.problem, None
+        if once_op.serves(m, problem.n, problem.k):
+            dtypes, index = (problem.input, problem.output), self.weight.device.index or 0
+            launch = once_op.prepare(m, problem.n, problem.k, *dtypes, self.chip, index)
             if not launch.divided:
                 found = self._places(m, launch)
         if len(self._calls) >= MOST_ROWS:
             self._calls.clear()
-        kept = self._calls[m] = found or self._stages(m, op.prepare(m, n, k, *dtypes, self.chip, index))
-        return kept
+        self._calls[m] = found
+        return found
 
     def _places(self, m: int, launch: Launch) -> Places[Place]:
         n, k = self.problem.n, self.problem.k
@@ -133,16 +127,6 @@ class Kernel:
         )  # fmt: skip
         memory = memory_of(self.weight.device, hopper_fp8_once.words(k, max(m, FEW_ROWS)))
         return Places(launch.function, memory, make)
-
-    def _stages(self, m: int, launch: Launch) -> Stages | None:
-        quantize = self._quantize
-        if not isinstance(quantize, TokenQuantizer | TensorQuantizer):
-            return None
-        weight, sizes = map_of(self.weight, "u8", launch.weight), (m, self.problem.n, self.problem.k)
-        given, step = self._limit_addresses[0], int(isinstance(quantize, TokenQuantizer) and m > 1)
-        layer = op.Layer(sizes, weight, self.weight_scale.data_ptr(), quantize, given, step)
-        write = partial(op.written, product=launch, layer=layer, device=self.weight.device)
-        return Stages(launch.function, layer.bytes(launch), write)
 
 
 def _aligned(tensor: torch.Tensor) -> torch.Tensor:

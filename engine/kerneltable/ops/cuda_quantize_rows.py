@@ -13,7 +13,6 @@ import torch
 
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import INT32, INT64, POINTER, Function
-from kerneltable.ops.cuda_repeated import Repeated
 from kerneltable.ops.cuda_vectors import DTYPES, Known, Launch, Place, deep, width_of
 from kerneltable.ops.hopper import DTYPE_CODES, ceil_div
 
@@ -25,8 +24,6 @@ SMALL = HELD * MOST_THREADS
 """Vectors of an input that one block of threads quantizes with one scale, in one launch."""
 
 THREADS = 256
-APART = 256
-"""Bytes from a scale to what launches leave for each other."""
 
 
 def token_instance(dtype: str, width: int, held: int, capped: int) -> Instance:
@@ -81,19 +78,6 @@ class TokenQuantizer:
         pointers = (x.data_ptr(), self._limit, codes.data_ptr(), scales.data_ptr())
         launch.function(launch.grid, launch.block, (*pointers, k, x.stride(0)))
         return codes, scales
-
-    def between(self, m: int) -> int:
-        """Bytes of the scales of m rows."""
-        return 4 * m
-
-    def repeated(self, m: int, codes: int, scales: int, stream: int) -> tuple[Repeated, ...]:
-        """What a call launches on a stream, given x [m, k], contiguous, at a multiple of 16 bytes, by its address.
-
-        codes, scales   where [m, k] e4m3 and [m] f32 go
-        """
-        launch, k = self._launch(m), self._place.k
-        arguments = (None, self._limit, codes, scales, k, k)
-        return (Repeated(launch.function, launch.grid, launch.block, stream, arguments),)
 
     def _launch(self, m: int) -> Launch:
         vectors = self._place.k // self._place.width
@@ -160,30 +144,6 @@ class TensorQuantizer:
         find((chunks.seekers, 1, 1), (THREADS, 1, 1), (addresses[0], largest.data_ptr(), *sizes))
         self._write((addresses[0], largest.data_ptr(), self._limit, 0, *addresses[1:]), chunks, columns, step)
         return codes, scale
-
-    def between(self, m: int) -> int:
-        """Bytes of the scale, and of what launches leave for each other behind it."""
-        return APART + 4 * self._chunks(1, m * self._place.k).seekers
-
-    def repeated(self, m: int, codes: int, scales: int, stream: int) -> tuple[Repeated, ...]:
-        """What a call launches on a stream, given x [m, k], contiguous, at a multiple of 16 bytes, by its address.
-
-        codes, scales   where [m, k] e4m3 goes, and the scale, unless it is given, in `between` bytes
-        """
-        columns = m * self._place.k
-        chunks, largest = self._chunks(1, columns), scales + APART
-        sizes, threads = (chunks.seekers, chunks.of_row, columns, columns), (THREADS, 1, 1)
-        if chunks.total == 0 and self._small is not None:
-            threads = (_threads(columns // self._place.width, HELD), 1, 1)
-            arguments = (None, self._limit, codes, scales, columns, columns)
-            return (Repeated(self._small, (1, 1, 1), threads, stream, arguments),)
-        write, grid = self._functions["quantize_tensor", chunks.each], (chunks.total, 1, 1)
-        if self._scale is not None:
-            addresses = (None, 0, 0, self._scale.data_ptr(), codes, 0)
-            return (Repeated(write, grid, threads, stream, (*addresses, *sizes)),)
-        find, seeking = self._functions["find_largest", chunks.each], (chunks.seekers, 1, 1)
-        first = Repeated(find, seeking, threads, stream, (None, largest, chunks.total, *sizes[1:]))
-        return first, Repeated(write, grid, threads, stream, (None, largest, self._limit, 0, codes, scales, *sizes))
 
     def _write(self, addresses: tuple[int, ...], chunks: Chunks, columns: int, step: int) -> None:
         write = self._functions["quantize_tensor", chunks.each]

@@ -14,12 +14,9 @@ import torch
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, TensorMap
-from kerneltable.ops.cuda_repeated import Repeated
-from kerneltable.ops.cuda_vectors import Launch as Quantize
 from kerneltable.ops.hopper import FLAGS, ceil_div, map_of, output_of, tensor_map
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FIXED, Choice, Parted, Stream, variant
 from kerneltable.ops.hopper_fp8_launch import Launch, instance, launch_of
-from kerneltable.ops.hopper_fp8_stages import Written
 
 STREAM_TYPES = (BY_VALUE, BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER, INT32, INT32, INT32)
 PARTED_TYPES = (*[BY_VALUE] * 4, *[POINTER] * 6, *[INT32] * 5, INT64)
@@ -173,39 +170,3 @@ def scratch(m: int, k: int, launch: Launch) -> Scratch:
         )
 
     return Scratch(parts + launch.part_bytes, scales, flags, parts, padded, lru_cache(maxsize=256)(make))
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """What the launches of a layer have in common, for one number of rows.
-
-    sizes    m, n, k
-    weight   its map
-    factors  the map of its scales, where copies fetch these
-    scales   their address
-    """
-
-    sizes: tuple[int, int, int]
-    weight: TensorMap
-    factors: TensorMap | None
-    scales: int
-    scratch: Scratch
-
-
-def written(memory: int, stream: int, quantize: Quantize, product: Launch, layer: Layer) -> Written:
-    """The two launches of calls on a stream, with layer.scratch.bytes bytes of memory between them."""
-    (m, n, k), scratch, factors = layer.sizes, layer.scratch, layer.factors
-    of_input, flags, parts = memory + scratch.scales, memory + scratch.flags, memory + scratch.parts
-    sources = (None, memory, of_input, m, m, k, k, 1, scratch.padded, flags, product.flags)
-    first = Repeated(quantize.function, quantize.grid, quantize.block, stream, sources)
-    of_codes, of_scales = scratch.maps(memory)
-    maps: tuple[TensorMap | None, ...] = (of_codes, layer.weight, of_scales)
-    arguments: tuple[int | None, ...]
-    if factors is None:
-        arguments = (layer.scales, None, None, m, n, ceil_div(k, DEPTH))
-    else:
-        maps, arguments = (*maps, factors), (*MADE, None, None, m, n, k, 0, 0, 0)
-    if product.divided is not None:
-        maps, arguments = (*maps, None), (*arguments, product.divided, parts, flags)
-    second = Repeated(product.function, product.grid, product.block, stream, arguments, maps)
-    return Written((first,), second, product.outputs(m, n))

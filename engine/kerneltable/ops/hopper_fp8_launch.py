@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -70,10 +69,6 @@ class Launch:
         """The map of an output [m, n], for workers that stay."""
         size = 4 if self.output == "f32" else 2
         return tensor_map(address, self.output, m, n, n * size, (16, 128 // size))
-
-    def outputs(self, m: int, n: int) -> Callable[[int], TensorMap] | None:
-        """The maps of outputs [m, n] by their address, for workers that stay; None for others."""
-        return None if self.divided is None else lru_cache(maxsize=64)(partial(self.output_map, m=m, n=n))
 
 
 @dataclass(frozen=True, slots=True)

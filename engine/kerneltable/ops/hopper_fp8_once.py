@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from kerneltable.ops import hopper_fp8_block as apart_op
 from kerneltable.ops.cuda_chip import CudaChip
@@ -17,7 +17,7 @@ from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, Functio
 from kerneltable.ops.cuda_repeated import Repeated
 from kerneltable.ops.cuda_vectors import width_of
 from kerneltable.ops.hopper import ceil_div
-from kerneltable.ops.hopper_fp8_block import Layer
+from kerneltable.ops.hopper_fp8_block import Scratch
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice, Stream, variant
 from kerneltable.ops.hopper_fp8_fused import FUSED_ROWS
 from kerneltable.ops.hopper_fp8_launch import CONSUMERS, Place, instance
@@ -114,19 +114,25 @@ def words(k: int, m: int = FEW_ROWS) -> int:
     return 1 << (ceil_div(needed, 4) - 1).bit_length()
 
 
-def place(memory: int, stream: int, launch: Launch, product: ProductLaunch, layer: Layer) -> Place:
+def place(
+    memory: int, stream: int, launch: Launch, product: ProductLaunch, sizes: tuple[int, int, int], scratch: Scratch,
+    weight: TensorMap, factors: TensorMap | None, scales: int,
+) -> Place:  # fmt: skip
     """The place of calls in a stream's memory, of `words` words. Launches on a stream follow each other, so all may use
     it.
 
     product  the second of two launches
+    sizes    m, n, k
+    factors  the map of the weight's scales; None: threads read them, from the address `scales`
     """
-    (m, n, _), scratch, factors = layer.sizes, layer.scratch, layer.factors
+    m, n, _ = sizes
     codes = memory + COUNTER_BYTES
     of_codes, of_scales = scratch.maps(codes)
-    addresses = (None, codes, codes + scratch.scales, memory, *(() if factors else (layer.scales,)), None, None)
-    arguments = (*addresses, *layer.sizes, scratch.padded, launch.shares, None)
-    maps: tuple[TensorMap | None, ...] = (of_codes, layer.weight, of_scales, *((factors,) if factors else ()))
+    addresses = (None, codes, codes + scratch.scales, memory, *(() if factors else (scales,)), None, None)
+    arguments = (*addresses, *sizes, scratch.padded, launch.shares, None)
+    maps: tuple[TensorMap | None, ...] = (of_codes, weight, of_scales, *((factors,) if factors else ()))
+    outputs = None
     if product.divided is not None:  # no tile is divided
         arguments, maps = (*arguments, 0, 0, 0), (*maps, None)
-    repeated = Repeated(launch.function, launch.grid, launch.block, stream, arguments, maps)
-    return Place(repeated, product.outputs(m, n))
+        outputs = lru_cache(maxsize=64)(partial(product.output_map, m=m, n=n))
+    return Place(Repeated(launch.function, launch.grid, launch.block, stream, arguments, maps), outputs)

@@ -7,7 +7,6 @@ Instances are those that hopper_fp8_block has for as many rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -15,13 +14,10 @@ import torch
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_code import Instance, Product, load
 from kerneltable.ops.cuda_launch import BY_VALUE, INT32, INT64, POINTER, TensorMap
-from kerneltable.ops.cuda_quantize_rows import TensorQuantizer, TokenQuantizer
-from kerneltable.ops.cuda_repeated import Repeated
 from kerneltable.ops.hopper import ceil_div, map_of, output_of, tensor_map
 from kerneltable.ops.hopper_fp8_block import MADE
 from kerneltable.ops.hopper_fp8_choice import DEPTH, Choice, Parted, Stream, variant
 from kerneltable.ops.hopper_fp8_launch import Launch, instance, launch_of
-from kerneltable.ops.hopper_fp8_stages import Written
 from kerneltable.ops.stream_memory import memory_of
 
 TYPES = (BY_VALUE, BY_VALUE, POINTER, POINTER, POINTER, POINTER, INT32, INT32, INT32, INT32)
@@ -95,60 +91,3 @@ def product(
 def factors_of(address: int, n: int, launch: Launch) -> TensorMap:
     """The map by which the scales [n] f32 of a tile's columns are fetched."""
     return tensor_map(address, "f32", 1, n, 4 * n, (1, launch.columns))
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """What the launches of a layer have in common, for one number of rows.
-
-    sizes     m, n, k
-    weight    its map
-    scales    the address of its scales
-    quantize  the input's quantizer
-    given     the address of the input's scale; 0: it comes from the numbers
-    step      between the scales of rows of the input: 1, or 0 where all have one
-    """
-
-    sizes: tuple[int, int, int]
-    weight: TensorMap
-    scales: int
-    quantize: TokenQuantizer | TensorQuantizer
-    given: int
-    step: int
-
-    def bytes(self, product: Launch) -> int:
-        """Between the launches of a call: codes, scales and parts."""
-        return self.parts + product.part_bytes
-
-    @property
-    def parts(self) -> int:
-        """Where the parts of divided tiles begin there."""
-        return self.input_scales + ceil_div(self.quantize.between(self.sizes[0]), 256) * 256
-
-    @property
-    def input_scales(self) -> int:
-        """Where the scales of the input begin there."""
-        return ceil_div(self.sizes[0] * self.sizes[2], 256) * 256
-
-
-def written(memory: int, stream: int, product: Launch, layer: Layer, device: torch.device) -> Written | None:
-    """The launches of calls on the current stream, with layer.bytes(product) bytes of memory between them; None on more
-    streams than flags are kept for."""
-    (m, n, k), of_input = layer.sizes, memory + layer.input_scales
-    quantize = layer.quantize.repeated(m, memory, of_input, stream)
-    maps: tuple[TensorMap | None, ...] = (tensor_map(memory, "u8", m, k, k, product.codes), layer.weight)
-    scales, numbers = layer.given or of_input, (layer.step, m, n, k, 0, 0, 0, 0)
-    arguments: tuple[int | None, ...]
-    if product.factors is None:
-        arguments = (scales, layer.scales, None, None, layer.step, m, n, ceil_div(k, DEPTH))
-    elif product.divided is None:
-        arguments = (*MADE, scales, 0, layer.scales, None, None, *numbers)
-    else:
-        flags = memory_of(device, product.flags).kept() if product.divided else None
-        if product.divided and flags is None:
-            return None
-        parts = (0, 0) if flags is None else (memory + layer.parts, flags.data_ptr())
-        arguments = (*MADE, scales, 0, None, None, *numbers, product.divided, *parts)
-        maps = (*maps, factors_of(layer.scales, n, product), None)
-    second = Repeated(product.function, product.grid, product.block, stream, arguments, maps)
-    return Written(quantize, second, product.outputs(m, n))

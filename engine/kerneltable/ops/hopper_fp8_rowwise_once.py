@@ -7,7 +7,7 @@ counters, which the launches on a stream share; so a CUDA graph, which may be re
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from kerneltable.ops import hopper_fp8_rowwise as apart_op
 from kerneltable.ops.cuda_chip import CudaChip
@@ -85,7 +85,8 @@ def place(
     numbers = (*sizes, common, None) if launch.factors is None else (1, *sizes, common, *shares_of(m, launch), None)
     arguments: tuple[int | None, ...] = (*begin, scales, *end, *numbers)
     maps: tuple[TensorMap | None, ...] = (of_codes, weight)
+    outputs = None
     if launch.divided is not None:  # no tile is divided
         arguments, maps = (*begin, *end, *numbers, 0, 0, 0), (*maps, apart_op.factors_of(scales, n, launch), None)
-    repeated = Repeated(launch.function, launch.grid, launch.block, stream, arguments, maps)
-    return Place(repeated, launch.outputs(m, n))
+        outputs = lru_cache(maxsize=64)(partial(launch.output_map, m=m, n=n))
+    return Place(Repeated(launch.function, launch.grid, launch.block, stream, arguments, maps), outputs)
