@@ -73,7 +73,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Calls with one number of rows on one stream: the launch, and where codes and scales lie between its halves.
+    """Eager calls with one number of rows on one stream: the launch, written for the memory that its halves share.
 
     launch   takes the addresses of x, the bias (0: none) and the output, and the elements between rows of x
     outputs  for workers that stay: the map of the output at an address
