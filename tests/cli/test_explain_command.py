@@ -195,3 +195,11 @@ def test_copies_and_promises_are_asked_for_on_the_command_line(ask: Ask) -> None
     assert many.code == 2
     assert "command line" in many.err
     assert "weight_copies" in many.err
+
+
+def test_host_is_the_present_machine(ask: Ask) -> None:
+    question = ("explain", "fp8_w8a8", "--n", "256", "--k", "256", "--format", "json")
+    assert ask(*question, "--device", "host").json == ask(*question).json
+    here = ask(*question).json["device"]
+    matrix = ask("matrix", "--devices", "host,h200", "--format", "json").out
+    assert here["architecture"] in matrix

@@ -239,6 +239,17 @@ def test_the_explanation_shows_bands_and_memory():
     assert (plan["weight_copies"], plan["demands"]) == (2, [])
 
 
+def test_a_step_that_takes_some_m_says_which_where_m_is_unknown():
+    made = banded(2)
+    asked = ask(made)
+    lines, steps = explain.text(made, asked), {one.kernel: one.where for one in asked.candidates}
+    assert [line for line in lines if line.startswith("  by band")] == [
+        f"  by band  small      m 1 to 16 ({steps['small']})",
+        f"  by band  large      m from 65 ({steps['large']})",
+    ]
+    assert not [line for line in explain.text(made, ask(made, 17)) if line.startswith("  by band")]
+
+
 def test_a_layer_of_one_band_has_no_line_of_bands():
     made = table(route("fp8", "cuda", Step("wide", (), at(50)), "reference"))
     assert not [line for line in explain.text(made, ask(made)) if line.startswith("  bands")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kerneltable.cli.options import read_facts_file
+from kerneltable.cli.options import named_device, read_facts_file
 from kerneltable.errors import ProblemError
 from kerneltable.model import Device, Table
 
@@ -14,8 +14,9 @@ def add_devices(parser: ArgumentParser, *, default: str = "every device of the t
     """--devices, --facts and --with; default says what is meant when neither of the first two is given."""
     where = parser.add_argument_group(f"devices (default: {default})")
     where.add_argument(
-        "--devices", metavar="NAMES", action="append", default=[], help="a comma list of names: a100,dgx-spark,sm121"
-    )
+        "--devices", metavar="NAMES", action="append", default=[],
+        help="a comma list of names: a100,dgx-spark,sm121; host: the present machine",
+    )  # fmt: skip
     where.add_argument(
         "--facts", metavar="PATH", action="append", default=[],
         help="what `kerneltable env --json` wrote on another machine, or a folder of such files; repeatable",
@@ -37,7 +38,7 @@ def devices_of(args: Namespace, table: Table) -> list[Device]:
         if not part.replace(",", "").strip():
             raise ProblemError(f"--devices: wanted names such as a100,dgx-spark; found {part[:40]!r}; or leave it out")
     names = [name.strip() for part in args.devices for name in part.split(",") if name.strip()]
-    found = [device(name, table) for name in names]
+    found = [named_device(name, table) for name in names]
     for path in args.facts:
         found += [read_facts_file(file, table) for file in _files(path)]
     if not (names or args.facts):

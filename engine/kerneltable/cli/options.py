@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("bf16", "f16", "f32")
 LARGEST_FACTS_FILE = 1 << 20
+HOST = "host"
+"""The present machine, where a command takes the name of a device."""
 
 
 def add_format(parser: ArgumentParser, choices: Sequence[str] = ("text", "json")) -> None:
@@ -86,7 +88,10 @@ def add_question(parser: ArgumentParser) -> None:
 def _add_device(parser: ArgumentParser) -> None:
     where = parser.add_argument_group("device (default: the present machine)")
     which = where.add_mutually_exclusive_group()
-    which.add_argument("--device", metavar="NAME", help="a device or architecture of the table: h200, sm121, cuda:13.0")
+    which.add_argument(
+        "--device", metavar="NAME",
+        help="a device or architecture of the table: h200, sm121, cuda:13.0; host: the present machine",
+    )  # fmt: skip
     which.add_argument("--facts", metavar="FILE", help="what `kerneltable env --json` wrote on another machine")
     where.add_argument(
         "--with", dest="packages", metavar="PACKAGES", help="also installed: a comma list of packages and ops, or 'all'"
@@ -200,17 +205,27 @@ def forced_layer(args: Namespace, platform: str) -> str | None:
 
 
 def _device_of(args: Namespace, table: Table) -> Device:
-    from kerneltable.select import device, with_packages
+    from kerneltable.select import with_packages
 
-    if args.device is not None:
-        found = device(args.device, table)
-    elif args.facts is not None:
+    if args.facts is not None:
         found = read_facts_file(args.facts, table)
     else:
+        found = named_device(HOST if args.device is None else args.device, table)
+    return with_packages(found, args.packages) if args.packages is not None else found
+
+
+def named_device(name: str, table: Table) -> Device:
+    """The device that a name of the table stands for, or the present machine for HOST.
+
+    errors    ProblemError for an unknown name
+    """
+    if name.strip().lower() == HOST:
         from kerneltable.run.probe import current_device
 
-        found = current_device(table)
-    return with_packages(found, args.packages) if args.packages is not None else found
+        return current_device(table)
+    from kerneltable.select import device
+
+    return device(name, table)
 
 
 def read_facts_file(path: str, table: Table) -> Device:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from kerneltable.model import CHECKPOINT, Device, MultipleOf, Problem, Range, Route, Selection, Table
+from kerneltable.model import CHECKPOINT, Device, Mark, MultipleOf, Problem, Range, Route, Selection, Table
 from kerneltable.select.atoms import cells_of, divisors_of
 from kerneltable.select.problems import LARGEST_SIZE
 from kerneltable.select.select import select
@@ -48,19 +48,25 @@ class Band:
     """The m from first to last (None: without end) that one kernel computes; kernel None: nothing takes them.
 
     multiples  the band holds only multiples of these; mostly none
+    steps      where the steps of the route stand that give these m to the kernel
     """
 
     first: int
     last: int | None
     kernel: str | None
     multiples: tuple[int, ...] = ()
+    steps: tuple[Mark, ...] = field(default=(), compare=False)
 
-    def __str__(self) -> str:
+    @property
+    def rows(self) -> str:
+        """Its m in words: "m 1 to 32"."""
         rows = f"m from {self.first}" if self.last is None else f"m {self.first} to {self.last}"
         rows = f"m {self.first}" if self.first == self.last else rows
         rows = "any m" if self.last is None and self.first == 1 else rows
-        only = f" (multiples of {', '.join(map(str, self.multiples))})" if self.multiples else ""
-        return f"{rows}{only}: {self.kernel or 'no kernel'}"
+        return rows + (f" (multiples of {', '.join(map(str, self.multiples))})" if self.multiples else "")
+
+    def __str__(self) -> str:
+        return f"{self.rows}: {self.kernel or 'no kernel'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +109,11 @@ def _bands(table: Table, device: Device, problem: Problem, route: Route) -> tupl
     for cell in cells_of(predicates):
         if cell.smallest < 1:
             continue
-        kernel = select(table, device, problem.at(cell.smallest)).kernel
+        answer = select(table, device, problem.at(cell.smallest))
+        kernel, steps = answer.kernel, tuple(c.where for c in answer.candidates if c.verdict == "chosen")
         last = None if cell.high == LARGEST_SIZE else cell.high
         if plain and found and found[-1].kernel == kernel:
-            found[-1] = Band(found[-1].first, last, kernel)
+            found[-1] = Band(found[-1].first, last, kernel, steps=found[-1].steps + steps)
         else:
-            found.append(Band(cell.smallest, last, kernel, tuple(sorted(cell.multiples))))
+            found.append(Band(cell.smallest, last, kernel, tuple(sorted(cell.multiples)), steps))
     return tuple(found)

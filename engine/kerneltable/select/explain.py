@@ -27,11 +27,16 @@ def text(table: Table, selection: Selection, *, verbose: bool = False) -> list[s
         lines.append("  no kernel" + ("" if selection.candidates else ": there are no candidates"))
     else:
         lines += _winner_lines(table, winner, selection.device, width)
+    kept = kept_by(table, selection)
     for candidate in selection.candidates:
-        if candidate is not winner:
+        bands = [band for band in kept.bands if candidate.where in band.steps]
+        if candidate.verdict == "refused" and bands and selection.problem.m is None:
+            rows = ", ".join(band.rows for band in bands)
+            lines.append(f"  by band  {candidate.kernel:<{width}}  {rows} ({candidate.where})")
+        elif candidate is not winner:
             again = winner is not None and candidate.kernel == winner.kernel
             lines += _candidate_lines(candidate, width, again=again, verbose=verbose)
-    return lines + _kept_lines(kept_by(table, selection)) + [f"  note: {note}" for note in selection.notes]
+    return lines + _kept_lines(kept) + [f"  note: {note}" for note in selection.notes]
 
 
 def as_json(table: Table, selection: Selection) -> dict[str, Any]:
