@@ -12,4 +12,4 @@ def _fresh_ledger():
     """Forget the ledger that a process shares, if a test before loaded it."""
     ledger = sys.modules.get("kerneltable.run.ledger")
     if ledger is not None:
-        ledger._made.cache_clear()
+        ledger._SHARED = ledger.Ledger()

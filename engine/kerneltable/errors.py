@@ -73,6 +73,14 @@ class KernelUnavailable(KernelTableError):  # noqa: N818  a state of the machine
     """A kernel cannot run on this machine: no compiler, no cache folder, a compile error; the message says why."""
 
 
+class ShapeUnavailable(KernelUnavailable):
+    """A kernel cannot run layers of one shape on this machine, such as for shared memory that an instance lacks."""
+
+
+class WeightsRefused(KernelUnavailable):
+    """A kernel cannot take the weights of one layer: NaN codes, or scales that its numbers cannot hold."""
+
+
 class KernelFault(KernelTableError):  # noqa: N818  named as in the hard cases
     """A kernel that must be taken (forced, or required by the table) failed to load, pack or run, or was wrong."""
 

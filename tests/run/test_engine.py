@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 
@@ -185,6 +186,50 @@ def test_a_layer_that_the_new_table_cannot_serve_stays_and_is_listed(
     assert engine.rebind() == (layer,)
     assert "mlp.up stays on its kernel: no kernel for w8a16_fp8" in caplog.text
     assert layer(torch.randn(3, 64)).isfinite().all()
+
+
+def test_memory_that_runs_out_at_one_layer_leaves_the_others_bound(
+    engine: kt.Engine, file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    names = ("a", "b", "c")
+    layers = {name: engine.linear("w8a16_fp8", tensors(), name=name, input="f32", device="cpu") for name in names}
+    write(file, ON_CPU)
+    assert engine.reload().stale == names
+
+    def full(table: kt.Table) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(layers["b"], "rebind", full)
+    assert engine.rebind() == (layers["b"],)
+    assert [layers[name].kernel for name in names] == ["reference", "cpu_fp8", "reference"]
+    assert "b stays on its kernel: OutOfMemoryError: CUDA out of memory" in caplog.text
+
+
+def test_layers_are_made_while_others_ask_which_are_stale(engine: kt.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Layer:
+        name, table = "layer", engine.table
+
+    asked, added, layers = threading.Event(), threading.Event(), [Layer() for _ in range(3)]
+
+    class Slow(WeakSet):
+        def __iter__(self):
+            for layer in super().__iter__():
+                asked.set()
+                added.wait(0.1)
+                yield layer
+
+    def make() -> None:
+        asked.wait(10)
+        engine.track(layers[2:])
+        added.set()
+
+    monkeypatch.setattr(engine, "_layers", Slow(layers[:2]))
+    thread = threading.Thread(target=make)
+    thread.start()
+    assert engine.stale() == ()
+    thread.join(10)
+    assert len(engine._layers) == 3
 
 
 def test_layers_made_elsewhere_can_be_tracked_and_are_let_go(engine: kt.Engine, file: Path) -> None:

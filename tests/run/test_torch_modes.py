@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -84,6 +86,25 @@ def test_repack_packs_again_what_was_packed(monkeypatch):
 
 # --- Threads and forks --------------------------------------------------------------------------------------------
 
+FIRST_LAYERS = """
+import threading, torch
+import kerneltable as kt
+tensors = {"weight": torch.ones(16, 32).to(torch.float8_e4m3fn), "weight_scale": torch.ones(16, 1)}
+together, made = threading.Barrier(8), []
+
+def make():
+    together.wait()
+    made.append(kt.QuantLinear.from_tensors("w8a16_fp8", tensors, device="cpu"))
+
+threads = [threading.Thread(target=make) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(60)
+assert all(layer(torch.ones(1, 32).bfloat16()).eq(32).all() for layer in made)
+print(len(made), "layers")
+"""
+
 
 def test_sixteen_threads_that_call_first_bind_once(monkeypatch):
     seen = stand_in(monkeypatch)
@@ -103,6 +124,12 @@ def test_sixteen_threads_that_call_first_bind_once(monkeypatch):
         thread.join(timeout=60)
     assert found == [2.0] * 16
     assert seen.packed == ["reference"]
+
+
+def test_the_first_layers_of_a_process_may_be_made_by_several_threads():
+    program = [sys.executable, "-c", FIRST_LAYERS]
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "8 layers"), done.stderr[-2000:]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

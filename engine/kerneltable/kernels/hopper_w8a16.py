@@ -42,14 +42,14 @@ class Kernel:
                       or e8m0 [n, k / 32]
         chip          what the table says of the device
         packed        the same weights in this layout, as another kernel packed them; None: they are packed here
-        errors        KernelUnavailable without a CUDA device, NVRTC or cuda-bindings, for NaN codes, and for e8m0
-                      scales whose product with a code is not exact in the input's type
+        errors        KernelUnavailable without a CUDA device, NVRTC or cuda-bindings; WeightsRefused for NaN codes, and
+                      for e8m0 scales whose product with a code is not exact in the input's type
         """
         self.chip = needed(chip, "hopper_w8a16", weight.device)
         codes = codes_of("hopper_w8a16", weight)
         self.problem = problem
         self.dtypes = (problem.input, problem.output)
-        self.scales, self.weight_scale, exponents = scales_of("hopper_w8a16", problem, weight_scale)
+        self.scales, self.weight_scale, exponents = scales_of("hopper_w8a16", problem, codes, weight_scale)
         if self.scales == BY_BLOCK and self.weight_scale is not None:
             self.scales = RESCALED if op.rescales(self.weight_scale, problem.input) else BY_BLOCK
         self.packed = pack(codes, exponents) if packed is None else packed

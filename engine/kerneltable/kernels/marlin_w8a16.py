@@ -52,14 +52,14 @@ class Kernel:
                       or e8m0 [n, k / 32]
         chip          what the table says of the device
         packed        the same weights in this layout, as another kernel packed them; None: they are packed here
-        errors        KernelUnavailable without a CUDA device, NVRTC or cuda-bindings, for NaN codes, and for e8m0
-                      scales whose product with a code is not exact in the input's type
+        errors        KernelUnavailable without a CUDA device, NVRTC or cuda-bindings; WeightsRefused for NaN codes, and
+                      for e8m0 scales whose product with a code is not exact in the input's type
         """
         self.chip = needed(chip, "marlin_w8a16", weight.device)
         self.problem = problem
         self.dtypes = (problem.input, problem.output)
         codes = codes_of("marlin_w8a16", weight)
-        self.scales, self.weight_scale, exponents = scales_of("marlin_w8a16", problem, weight_scale)
+        self.scales, self.weight_scale, exponents = scales_of("marlin_w8a16", problem, codes, weight_scale)
         self.packed = pack(codes, exponents) if packed is None else packed
         self._weights = (self.packed.data_ptr(), 0 if self.weight_scale is None else self.weight_scale.data_ptr())
         self._empty = output_of(0, problem.n, problem.output, weight.device)

@@ -22,7 +22,7 @@ class Kernel:
 
         weight        [n, k] e4m3
         weight_scale  f32, bf16 or e8m0: [] or [1], [n] or [n, 1], or [ceil(n / 128), k / 128]
-        errors        KernelUnavailable: no vLLM, NaN codes, or a scale that f16 cannot hold
+        errors        KernelUnavailable: no vLLM; WeightsRefused: NaN codes, or a scale that f16 cannot hold
         """
         self.problem = problem
         scale = widen_scale(weight_scale)

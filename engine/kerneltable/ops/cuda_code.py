@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from kerneltable.errors import KernelUnavailable
+from kerneltable.errors import KernelUnavailable, ShapeUnavailable
 from kerneltable.ops.cache_entry import Binary
 from kerneltable.ops.cuda_chip import CudaChip
 from kerneltable.ops.cuda_launch import Function, load_function
@@ -50,11 +50,12 @@ class Instance:
 def compiled(instance: Instance, chip: CudaChip, settings: CompileSettings) -> Binary:
     """The cubin of an instance for a chip, from the cache or compiled now.
 
-    errors    KernelUnavailable when it wants more shared memory than the chip has, without NVRTC, when compiling is
-              forbidden and no binary is there, when the source has no such function, or with the compiler's own words
+    errors    ShapeUnavailable when it wants more shared memory than the chip has; KernelUnavailable without NVRTC, when
+              compiling is forbidden and no binary is there, when the source has no such function, or with the
+              compiler's own words
     """
     if instance.shared_bytes > chip.shared_bytes:
-        raise KernelUnavailable(
+        raise ShapeUnavailable(
             f"{instance.file}: {instance.name} wants {instance.shared_bytes} bytes of shared memory for "
             f"{_said(instance.defines)}; {chip.name} has {chip.shared_bytes}"
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from kerneltable.errors import KernelUnavailable
+from kerneltable.errors import WeightsRefused
 from kerneltable.ops.torch_fp8 import has_nan_codes, widen_scale
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ tiles do so; narrower ones are faster with a second sum."""
 EXACT_EXPONENTS = {"bf16": (16, 134), "f16": (112, 134)}
 """e8m0 codes between which every e4m3 value times its scale is a normal or exact number of the input's type, and the
 scale times the constant that widens the code still a power of two that the type has."""
+
+ONE = 127
+"""e8m0 code of 1."""
 
 
 def pack(codes: torch.Tensor, exponents: torch.Tensor | None) -> torch.Tensor:
@@ -78,30 +81,34 @@ def tensors_of(packed: torch.Tensor, n: int, k: int) -> dict[str, torch.Tensor]:
 def codes_of(kernel: str, weight: torch.Tensor) -> torch.Tensor:
     """The bytes of a weight [n, k] e4m3.
 
-    errors    KernelUnavailable if it holds NaN codes
+    errors    WeightsRefused if it holds NaN codes
     """
     codes = weight.view(torch.uint8)
     if has_nan_codes(codes):
-        raise KernelUnavailable(f"{kernel}: the weight holds NaN codes, which widening by bit shifts would lose")
+        raise WeightsRefused(f"{kernel}: the weight holds NaN codes, which widening by bit shifts would lose")
     return codes
 
 
 def scales_of(
-    kernel: str, problem: Problem, scale: torch.Tensor
+    kernel: str, problem: Problem, codes: torch.Tensor, scale: torch.Tensor
 ) -> tuple[int, torch.Tensor | None, torch.Tensor | None]:
     """What a scale covers (KT_SCALES), the f32 scales, and the e8m0 exponents that are packed with the weight.
 
+    codes     [n, k] uint8 holding e4m3
     scale     f32, bf16, e8m0 or uint8 holding e8m0: [n] or [n, 1], [] or [1], [ceil(n / 128), ceil(k / 128)], or e8m0
               [n, k / 32]
-    returns   f32 [n] or [ceil(n / 128), ceil(k / 128)], contiguous, and None; or None and uint8 [n, k / 32]
-    errors    KernelUnavailable for e8m0 scales whose product with a code is not exact in the input's type
+    returns   f32 [n] or [ceil(n / 128), ceil(k / 128)], contiguous, and None; or None and uint8 [n, k / 32], where
+              groups of zeros, whose scale says nothing, have 1
+    errors    WeightsRefused for e8m0 scales whose product with a code is not exact in the input's type
     """
     if problem.scheme == "mxfp8":
         exponents = scale.view(torch.uint8)
         low, high = EXACT_EXPONENTS[problem.input]
         if bool(((exponents < low) | (exponents > high)).any()):
+            exponents = _with_ones(codes, exponents)
+        if bool(((exponents < low) | (exponents > high)).any()):
             found = f"{int(exponents.min())} to {int(exponents.max())}"
-            raise KernelUnavailable(
+            raise WeightsRefused(
                 f"{kernel}: e8m0 codes must lie in {low} to {high} to be exact in {problem.input}; found {found}"
             )
         return BY_32, None, exponents
@@ -109,3 +116,9 @@ def scales_of(
     if problem.weight_granularity == "block":
         return BY_BLOCK, wide.contiguous(), None
     return BY_ROW, wide.reshape(-1).expand(problem.n).contiguous(), None
+
+
+def _with_ones(codes: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
+    """The e8m0 exponents, with that of 1 for groups of zeros; NaN stays."""
+    zeros = (codes & 0x7F).reshape(*exponents.shape, 32).amax(-1) == 0
+    return torch.where(zeros & (exponents != 0xFF), exponents.new_tensor(ONE), exponents)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import torch
 
-from kerneltable.errors import KernelUnavailable
+from kerneltable.errors import ShapeUnavailable
 from kerneltable.formats import FORMATS
 from kerneltable.ops.cuda_launch import OTHER_CONTEXT, TensorMap, own_context
 
@@ -45,7 +45,7 @@ def tensor_map(address: int, dtype: str, rows: int, columns: int, row_bytes: int
     row_bytes  from one row to the next, a multiple of 16
     box        rows and columns of one copy; what lies outside the matrix arrives as zeros
     returns    a CUtensorMap; it depends on the arguments alone, so the same memory used again costs a look-up
-    errors     KernelUnavailable with the driver's own name of the error
+    errors     ShapeUnavailable with the driver's own name of the error
     source     CUDA driver API, cuTensorMapEncodeTiled
     """
     from cuda.bindings import driver
@@ -79,7 +79,7 @@ def tensor_map(address: int, dtype: str, rows: int, columns: int, row_bytes: int
             status, found = encode()
     if int(status):
         where = f"{rows} x {columns} {dtype}, rows of {row_bytes} bytes, boxes {box}, address {address:#x}"
-        raise KernelUnavailable(f"cuTensorMapEncodeTiled: {status.name} for {where}")
+        raise ShapeUnavailable(f"cuTensorMapEncodeTiled: {status.name} for {where}")
     return TensorMap(found.getPtr(), found)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kerneltable.errors import KernelUnavailable
+from kerneltable.errors import ShapeUnavailable, WeightsRefused
 from kerneltable.ops.installed import library_function
 from kerneltable.ops.stream_memory import StreamMemory
 from kerneltable.ops.torch_fp8 import has_nan_codes
@@ -41,13 +41,14 @@ def pack(weight: torch.Tensor, scale: torch.Tensor, granularity: str | None, dty
     scale        f32: [] or [1] (tensor), [n] or [n, 1] (channel), [ceil(n / 128), k / 128] (block)
     granularity  tensor (scale kept in f32), channel or block (rounded to dtype)
     dtype        bf16: that of inputs and results
-    errors       KernelUnavailable: humming missing or of another form, NaN codes, a scale that dtype cannot hold
+    errors       KernelUnavailable: humming missing or of another form; ShapeUnavailable: a shape that it does not take;
+                 WeightsRefused: NaN codes, a scale that dtype cannot hold
     """
     schema_class = library_function("humming.schema", "HummingWeightSchema", DISTRIBUTION)
     prepare = library_function("humming.transform", "prepare_and_transform_humming_tensors", DISTRIBUTION)
     forward = library_function("humming.forward", "humming_forward", DISTRIBUTION)
     if has_nan_codes(weight):
-        raise KernelUnavailable("weight: has NaN codes, which humming widens to numbers; another kernel must take it")
+        raise WeightsRefused("weight: has NaN codes, which humming widens to numbers; another kernel must take it")
     n, k = weight.shape
     group = GROUP if granularity == "block" else 0
     kind = {"tensor": "tensor", "channel": "channel", "block": "group"}[str(granularity)]
@@ -67,14 +68,14 @@ def pack(weight: torch.Tensor, scale: torch.Tensor, granularity: str | None, dty
             device=weight.device,
         )
     except (TypeError, AssertionError, ValueError) as error:
-        raise KernelUnavailable(f"humming: does not take this layer: {error or type(error).__name__}") from error
+        raise ShapeUnavailable(f"humming: does not take this layer: {error or type(error).__name__}") from error
     return Packed(forward, config, tensors, StreamMemory(weight.device, LOCKS))
 
 
 def pack_scale(scale: torch.Tensor, granularity: str | None, n: int, dtype: torch.dtype) -> torch.Tensor:
     """Scales as humming takes them: [1] f32 (tensor), [n, 1] or [n, k / 128] dtype (channel, block by rows).
 
-    errors   KernelUnavailable when a scale leaves the normal numbers of dtype
+    errors   WeightsRefused when a scale leaves the normal numbers of dtype
     """
     if granularity == "tensor":
         return scale.reshape(1).to(torch.float32).contiguous()
@@ -82,7 +83,7 @@ def pack_scale(scale: torch.Tensor, granularity: str | None, n: int, dtype: torc
     kept = rows.to(dtype).contiguous()
     limits = torch.finfo(dtype)
     if not bool(((kept >= limits.tiny) & (kept <= limits.max)).all()):
-        raise KernelUnavailable(f"weight_scale: humming wants scales that {dtype} holds; another kernel must take it")
+        raise WeightsRefused(f"weight_scale: humming wants scales that {dtype} holds; another kernel must take it")
     return kept
 
 

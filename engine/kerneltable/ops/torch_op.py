@@ -12,7 +12,6 @@ import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -106,9 +105,13 @@ class Register:
             del self.layers[address]
 
 
-@cache
 def register() -> Register:
-    """Define the op, once a process; torch would refuse a second time."""
+    """The op of this process."""
+    return _REGISTER
+
+
+def _define() -> Register:
+    """Define the op. Done when this module is imported, by one thread: torch refuses a second time."""
     library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
     library.define(SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
     library.impl("linear", _run, "CompositeExplicitAutograd")
@@ -169,3 +172,6 @@ def _refuse_followed(x: torch.Tensor, name: str) -> torch.Tensor:
 
 def _no_numbers(x: torch.Tensor, name: str) -> torch.Tensor:
     return x.new_empty(0)
+
+
+_REGISTER = _define()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kerneltable.errors import KernelUnavailable
+from kerneltable.errors import KernelUnavailable, WeightsRefused
 from kerneltable.ops.installed import argument_names, library_op
 from kerneltable.ops.stream_memory import StreamMemory
 from kerneltable.ops.torch_fp8 import has_nan_codes
@@ -54,12 +54,13 @@ def pack(weight: torch.Tensor, scale: torch.Tensor, granularity: str | None, dty
     scale        f32: [] or [1] (tensor), [n] or [n, 1] (channel), [ceil(n / 128), k / 128] (block)
     granularity  tensor, channel or block
     dtype        f16 or bf16: that of inputs and results
-    errors       KernelUnavailable: ops missing or of another form, NaN codes, or a scale that dtype cannot hold
+    errors       KernelUnavailable: ops missing or of another form; WeightsRefused: NaN codes, a scale
+                 that dtype cannot hold
     """
     op = library_op(GEMM, ("a", "b_q_weight", "b_scales", "workspace", "size_m", "size_n", "size_k"), "vllm")
     repack = library_op(REPACK, ("b_q_weight", "perm", "size_k", "size_n", "num_bits"), "vllm")
     if has_nan_codes(weight):
-        raise KernelUnavailable("weight: has NaN codes, which Marlin reads as 480; another kernel must take it")
+        raise WeightsRefused("weight: has NaN codes, which Marlin reads as 480; another kernel must take it")
     n, k = weight.shape
     words = weight.contiguous().view(torch.int32).t().contiguous()
     given = {"b_q_weight": words, "size_k": k, "size_n": n, "num_bits": 8, "is_a_8bit": False}
@@ -74,7 +75,7 @@ def pack_scale(scale: torch.Tensor, granularity: str | None, n: int, dtype: torc
 
     scale, granularity, dtype  as in pack
     returns                    [1, n], or [k / 128, n], dtype
-    errors                     KernelUnavailable when a scale leaves the normal numbers of dtype
+    errors                     WeightsRefused when a scale leaves the normal numbers of dtype
     """
     if granularity == "block":
         columns = scale.t().repeat_interleave(GROUP, dim=1)[:, :n]
@@ -84,7 +85,7 @@ def pack_scale(scale: torch.Tensor, granularity: str | None, n: int, dtype: torc
     raised = (columns.to(dtype).to(torch.float64) * 2.0 ** LOW[dtype]).to(dtype)
     limits = torch.finfo(dtype)
     if not bool(((raised >= limits.tiny) & (raised <= limits.max)).all()):
-        raise KernelUnavailable(
+        raise WeightsRefused(
             f"weight_scale: Marlin wants scales that {dtype} holds after multiplication by 2^{LOW[dtype]}; found "
             f"{float(columns.min()):g} to {float(columns.max()):g}; another kernel must take this layer"
         )

@@ -73,7 +73,7 @@ class Engine:
         self._path = table
         self._overrides = tuple(each_override(overrides))
         self._plugins = plugins
-        self._reading = threading.Lock()
+        self._reading, self._tracking = threading.Lock(), threading.Lock()
         self._layers: WeakSet[BoundLayer] = WeakSet()
         self._table = load_table(table, self._overrides, plugins=plugins)
 
@@ -114,31 +114,36 @@ class Engine:
         from kerneltable.run.linear import QuantLinear
 
         layer = QuantLinear.from_tensors(scheme, tensors, bias, self._table, **more)
-        self._layers.add(layer)
+        self.track([layer])
         return layer
 
     def track(self, layers: Iterable[BoundLayer]) -> None:
         """List these layers as stale too once another table is in force, e.g. what `load_linears` gave."""
         for layer in layers:
-            self._layers.add(layer)
+            with self._tracking:
+                self._layers.add(layer)
 
     def stale(self) -> tuple[BoundLayer, ...]:
         """The tracked layers that another table than the one in force decided for, by name."""
         digest = self._table.digest
-        found = [layer for layer in tuple(self._layers) if layer.table.digest != digest]
+        with self._tracking:
+            layers = tuple(self._layers)
+        found = [layer for layer in layers if layer.table.digest != digest]
         return tuple(sorted(found, key=lambda layer: layer.name))
 
     def rebind(self) -> tuple[BoundLayer, ...]:
         """Bind the stale layers by the table in force; calls that run meanwhile finish with the old kernels.
 
-        returns  the layers that are still stale, because the new table has no kernel for them: the log says why
+        returns  the layers that are still stale, because the new table has no kernel for them, or no memory was left to
+                 pack them again: the log says why
         """
         table = self._table
         for layer in self.stale():
             try:
                 layer.rebind(table)
-            except KernelTableError as error:
-                logging.getLogger("kerneltable").error("%s stays on its kernel: %s", layer.name, error)
+            except Exception as error:  # the others are to be bound all the same
+                why = error if isinstance(error, KernelTableError) else f"{type(error).__name__}: {error}"
+                logging.getLogger("kerneltable").error("%s stays on its kernel: %s", layer.name, why)
         return self.stale()
 
     def _read(self) -> tuple[Table | None, tuple[Finding, ...]]:

@@ -15,7 +15,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,6 @@ BANDS = (1, 16, 128, 1024)
 
 VERIFY = ("first", "always", "never")
 PACKING_LOCKS = 61
-_MAKING = threading.Lock()
 
 
 def band_of(m: int) -> int:
@@ -40,17 +38,21 @@ def band_of(m: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ShapeClass:
-    """The calls that a failure speaks for. problem None: any layer; band None: any m; `problem.m` is None."""
+    """The calls that a failure speaks for. problem None: any layer; band None: any m; `problem.m` is None.
+
+    alone   of the layers with this problem only those whose weights it was; each knows for itself
+    """
 
     problem: Problem | None = None
     band: int | None = None
+    alone: bool = False
 
     def __str__(self) -> str:
         if self.problem is None:
             return "every layer"
         layer = f"{self.problem.scheme} n={self.problem.n} k={self.problem.k} input={self.problem.input}"
         if self.band is None:
-            return layer
+            return f"one layer of {layer}" if self.alone else layer
         ends = (0, *BANDS)
         least = ends[self.band] + 1
         return f"{layer} m={least}{f'-{BANDS[self.band]}' if self.band < len(BANDS) else ' and more'}"
@@ -248,17 +250,8 @@ class Ledger:
 
 
 def shared_ledger() -> Ledger:
-    """The ledger of this process, for callers that bring none; made once, whichever thread asks first."""
-    with _MAKING:
-        return _made()
-
-
-@cache
-def _made() -> Ledger:
-    ledger = Ledger()
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=ledger.renew_locks)
-    return ledger
+    """The ledger of this process, for callers that bring none."""
+    return _SHARED
 
 
 def report(ledger: Ledger | None = None, *, show: bool = False) -> Report:
@@ -289,3 +282,12 @@ def say(level: int, text: str, *values: object) -> None:
 
 def _details(problem: Problem) -> Problem:
     return replace(problem, n=0, k=0, m=None, bias=False)
+
+
+def _after_fork() -> None:
+    _SHARED.renew_locks()
+
+
+_SHARED = Ledger()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

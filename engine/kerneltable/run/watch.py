@@ -1,6 +1,7 @@
 """Running the kernels of one layer under watch: what is checked of a call, and what a failed one leads to.
 
-A kernel that fails, or whose result is wrong, is set aside in the ledger for its device and shape class. Out of memory
+A kernel that fails, or whose result is wrong, is set aside in the ledger for its device and shape class; one that
+cannot take the weights of this layer, for this layer alone. Out of memory
 is no fault of the kernel: unused memory is given back and the same kernel tried once more, then torch's error goes to
 the caller and nothing is remembered. What another thread's graph capture forbids is a CaptureError, and nothing is
 remembered. After a sticky device error nothing is tried. A required kernel that fails raises.
@@ -13,7 +14,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kerneltable.errors import CaptureError, DeviceLost, KernelFault, KernelInputError, KernelUnavailable
+from kerneltable.errors import (
+    CaptureError,
+    DeviceLost,
+    KernelFault,
+    KernelInputError,
+    KernelUnavailable,
+    ShapeUnavailable,
+    WeightsRefused,
+)
 from kerneltable.formats import FORMATS
 from kerneltable.kernels.contract import BoundKernel
 from kerneltable.model import Device, Problem, Table
@@ -45,6 +54,7 @@ class Watch:
     required  the kernel that must be taken, or None
     verify    which calls of this layer are checked; None: as the ledger says
     every_m   True: one kernel serves every m, so one that fails for a band of m is left for all of them
+    declined  kernels that cannot take the weights of this layer
     """
 
     table: Table
@@ -56,6 +66,7 @@ class Watch:
     ledger: Ledger
     verify: str | None = None
     every_m: bool = False
+    declined: dict[str, SetAside] = field(default_factory=dict)
 
     @property
     def verifies(self) -> str:
@@ -71,6 +82,8 @@ class Watch:
         """Why a kernel is not tried for m of a band (None: at all); a required kernel is always tried."""
         if kernel == self.required:
             return None
+        if kernel in self.declined:
+            return self.declined[kernel]
         if not self.every_m:
             return self.ledger.aside(kernel, self.device, self.problem, band)
         bands = (None, *range(len(BANDS) + 1))
@@ -186,12 +199,12 @@ class Watch:
     def set_aside(self, kernel: str, stage: str, fault: Fault, m: int | None) -> None:
         """Leave a kernel for its shape class, and say so once; KernelFault when it must be taken.
 
-        stage   load (speaks for every layer), pack (for layers like this one), run (for those, and m of its band)
+        stage   load (speaks for every layer), pack (for layers like this one; for every layer where the machine lacks
+                something; for this layer alone where it is the weights), run (for those like it, and m of its band)
         m       rows of the call, or for which it was to be packed; None when not known
         """
         reason, band = reason_of(fault), None if m is None or stage != "run" else band_of(m)
-        missing = stage == "load" or (stage == "pack" and isinstance(fault, KernelUnavailable))
-        shapes = ShapeClass() if missing else ShapeClass(self.problem, band)
+        shapes = _class_of(self.problem, stage, fault, band)
         if kernel == self.required:
             self.ledger.count("failures", kernel)
             raise KernelFault(
@@ -200,7 +213,10 @@ class Watch:
             ) from (fault if isinstance(fault, Exception) else None)
         others = [k for k in self.order(m) if k != kernel and not self.aside(k, None if m is None else band_of(m))]
         instead = others[0] if others else None
-        self.ledger.set_aside(SetAside(kernel, self.device, shapes, stage, reason, instead))
+        record = SetAside(kernel, self.device, shapes, stage, reason, instead)
+        self.ledger.set_aside(record)
+        if shapes.alone:
+            self.declined[kernel] = record
 
     def explained(self, error: Exception, kernel: str, m: int | None) -> Exception:
         """Torch's own error of memory that ran out, with a note that says for what; callers know this type."""
@@ -217,6 +233,14 @@ class Watch:
             wait_for(place)
         except Exception as error:
             self.meaning(kernel, error)
+
+
+def _class_of(problem: Problem, stage: str, fault: Fault, band: int | None) -> ShapeClass:
+    """The calls that a failure speaks for."""
+    if stage == "pack" and isinstance(fault, WeightsRefused):
+        return ShapeClass(problem, alone=True)
+    lacking = isinstance(fault, KernelUnavailable) and not isinstance(fault, ShapeUnavailable)
+    return ShapeClass() if stage == "load" or (stage == "pack" and lacking) else ShapeClass(problem, band)
 
 
 def is_capturing() -> bool:

@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 
-from kerneltable.errors import KernelInputError, KernelTableError, KernelUnavailable
+from kerneltable.errors import (
+    KernelInputError,
+    KernelTableError,
+    KernelUnavailable,
+    ShapeUnavailable,
+    WeightsRefused,
+)
 from kerneltable.kernels import reference
 from kerneltable.model import Problem
 
@@ -80,6 +86,8 @@ FAULTS = (
     Fault("not registered", "load", raising(KernelTableError, "kernel is not registered")),
     Fault("constructor raises", "pack", raising(RuntimeError)),
     Fault("constructor gets no compiler", "pack", raising(KernelUnavailable, "no C++ compiler was found")),
+    Fault("constructor refuses the weights", "pack", raising(WeightsRefused, "the weight holds NaN codes")),
+    Fault("constructor refuses the shape", "pack", raising(ShapeUnavailable, "wants 300000 bytes of shared memory")),
     Fault("constructor asserts", "pack", raising(AssertionError, "")),
     Fault("half repacked in place", "pack", half_repacked),
     Fault("repacked in place", "pack", repacked),

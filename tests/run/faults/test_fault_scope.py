@@ -82,6 +82,29 @@ def test_a_kernel_that_names_itself_unavailable_when_packed_is_left_for_every_la
     assert fakes.packs[ROUTE[0]] == 1
 
 
+def test_weights_that_a_kernel_cannot_take_are_a_matter_of_their_layer_alone(table, h200, fakes, ledger, caplog):
+    fakes.faults[ROUTE[0]] = NAMED["constructor refuses the weights"]
+    declined = bind(table, h200, LAYER, layer_tensors(), ledger=ledger)
+    bind(table, h200, LAYER, layer_tensors(), ledger=ledger)
+    fakes.armed = False
+    twin = bind(table, h200, LAYER, layer_tensors(1), ledger=ledger)
+    assert [plan.id_for(5) for plan in (declined, twin)] == [ROUTE[1], ROUTE[0]]
+    assert [plan.kernel for plan in (declined, twin)] == [ROUTE[1], ROUTE[0]]
+    ledger.forget()
+    assert declined.id_for(5) == ROUTE[1]
+    assert ledger.report().failures == {ROUTE[0]: 2}
+    assert ledger.report().fallbacks == {(ROUTE[0], ROUTE[1]): 2}
+    assert caplog.text.count(f"{ROUTE[0]} is set aside for one layer of fp8_block_w8a8 n=") == 1
+
+
+def test_a_shape_that_a_kernel_cannot_run_is_left_for_layers_like_it(table, h200, fakes, ledger):
+    fakes.faults[ROUTE[0]] = NAMED["constructor refuses the shape"]
+    bind(table, h200, LAYER, layer_tensors(), ledger=ledger)
+    fakes.armed = False
+    assert bind(table, h200, LAYER, layer_tensors(1), ledger=ledger).kernel == ROUTE[1]
+    assert bind(table, h200, replace(LAYER, output="f32"), layer_tensors(), ledger=ledger).kernel == ROUTE[0]
+
+
 def test_a_constructor_that_changes_the_layer_is_a_fault_though_its_numbers_may_be_right(table, h200, fakes):
     fakes.faults[ROUTE[0]] = NAMED["repacked in place"]
     ledger = Ledger("never")
