@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import regex
 
 from kerneltable.errors import CheckpointError
 
 LONGEST = 512
 """Characters that an expression or name of a config may have; real ones stay below 100."""
 
-MOST_REPEATS = 6
-"""Unbounded repetitions that one expression may have; real ones have at most 4."""
+SECONDS = 20.0
+"""That the entries of one list may take for the names of all layers together; real ones take a microsecond a name."""
+
+MOST_COUNTED = 10_000
+"""What the counts of one expression, as in a{3}, may multiply to: each copy is compiled."""
 
 CLASS = "Linear"
 
-_CLASS_START = re.compile(r"\^?\]?")
+_COUNTS = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +33,36 @@ class Patterns:
     names        exact layer names
     expressions  (text, compiled), matched from the start of the name, as the compressed-tensors library does
     all_linear   the list names the class "Linear"
+    where        the place in the config
     """
 
     names: frozenset[str]
-    expressions: tuple[tuple[str, re.Pattern[str]], ...]
+    expressions: tuple[tuple[str, regex.Pattern[str]], ...]
     all_linear: bool
+    where: str
+    _left: list[float] = field(default_factory=lambda: [SECONDS], compare=False)
 
     def named_by(self, layer: str) -> str | None:
-        """The entry that names this layer, as a name or an expression; None if none does ("Linear" does not count)."""
+        """The entry that names this layer, as a name or an expression; None if none does ("Linear" does not count).
+
+        errors   CheckpointError when the list has taken SECONDS
+        """
         if layer in self.names:
             return layer
-        return next((text for text, expression in self.expressions if expression.match(layer)), None)
+        start = time.perf_counter()
+        text = ""
+        try:
+            for text, expression in self.expressions:
+                if expression.match(layer, timeout=max(self._left[0], 0.001)):
+                    return text
+        except TimeoutError:
+            raise CheckpointError(
+                f"{self.where}: {text!r} matches names such as {layer[:100]!r} too slowly: after {SECONDS:g} s not all "
+                "were done; write it without repetitions of what repeats or offers alternatives"
+            ) from None
+        finally:
+            self._left[0] -= time.perf_counter() - start
+        return None
 
     def is_exact(self, layer: str) -> bool:
         """True when the layer's own name is in the list."""
@@ -51,10 +77,10 @@ class Patterns:
 def read_patterns(entries: Iterable[object], where: str) -> Patterns:
     """Entries of compressed-tensors: "re:..." is an expression, "Linear" the class, anything else a name.
 
-    errors   CheckpointError: not text, too long, or an expression that does not compile or could run for ever
+    errors   CheckpointError: not text, too long, or an expression that does not compile
     """
     names: set[str] = set()
-    expressions: list[tuple[str, re.Pattern[str]]] = []
+    expressions: list[tuple[str, regex.Pattern[str]]] = []
     all_linear = False
     for entry in entries:
         text = _checked(entry, where)
@@ -64,44 +90,42 @@ def read_patterns(entries: Iterable[object], where: str) -> Patterns:
             all_linear = True
         else:
             names.add(text)
-    return Patterns(frozenset(names), tuple(expressions), all_linear)
+    return Patterns(frozenset(names), tuple(expressions), all_linear, where)
 
 
 def read_globs(entries: Iterable[object], where: str) -> Patterns:
     """Entries of Hugging Face FP8 and ModelOpt: a name stands for itself, for what is inside it, and for each module
     whose last parts it is; "*" stands for any characters, and a dot for a dot.
 
-    errors   CheckpointError: not text, or too long
+    errors   CheckpointError: not text, too long, or an expression that does not compile
     """
-    expressions = []
+    expressions: list[tuple[str, regex.Pattern[str]]] = []
     for entry in entries:
         text = _checked(entry, where)
         if text.startswith("re:"):
             expressions.append((text, compile_expression(text[3:], where)))
             continue
         pieces = [re.escape(piece) for piece in re.sub(r"\*+", "*", text).split("*")]
-        if len(pieces) > MOST_REPEATS:
-            raise CheckpointError(f"{where}: {text!r} has more than {MOST_REPEATS - 1} stars; shorten it")
-        expressions.append((text, re.compile(rf"(?:.*\.)?{'.*'.join(pieces)}(?:\..*)?\Z")))
-    return Patterns(frozenset(), tuple(expressions), False)
+        expressions.append((text, regex.compile(rf"(?:.*\.)?{'.*'.join(pieces)}(?:\..*)?\Z")))
+    return Patterns(frozenset(), tuple(expressions), False, where)
 
 
-def compile_expression(text: str, where: str) -> re.Pattern[str]:
-    """Compile an expression of a config; it must not be able to run for ever.
+def compile_expression(text: str, where: str) -> regex.Pattern[str]:
+    """Compile an expression of a config.
 
-    errors   CheckpointError: does not compile; repeats something that itself repeats; more repeats than MOST_REPEATS
+    errors   CheckpointError: does not compile, or its counts multiply to more than MOST_COUNTED
     """
     try:
-        compiled = re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
+        re.compile(text)  # what its writers' library takes; matching needs a limit of time
+        counts = [int(most or least or 1) for least, most in _COUNTS.findall(text)]
+        if math.prod(counts) > MOST_COUNTED:
+            raise CheckpointError(
+                f"{where}: expression {text!r} repeats parts {' x '.join(map(str, counts))} times; at most "
+                f"{MOST_COUNTED} are taken; write + or *"
+            )
+        return regex.compile(text)
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
         raise CheckpointError(f"{where}: expression {text!r} does not compile: {error}; correct it") from None
-    repeats, nested = _repeats(text)
-    if nested or repeats > MOST_REPEATS or re.search(r"\\[1-9]|\(\?P=", text):
-        raise CheckpointError(
-            f"{where}: expression {text!r} repeats a repetition, repeats more than {MOST_REPEATS} times or refers "
-            "back: matching it could take for ever; write it flat"
-        )
-    return compiled
 
 
 def _checked(entry: object, where: str) -> str:
@@ -112,35 +136,3 @@ def _checked(entry: object, where: str) -> str:
             f"{where}: a layer pattern may have {LONGEST} characters; {entry[:40]!r}... has {len(entry)}"
         )
     return entry
-
-
-def _repeats(text: str) -> tuple[int, bool]:
-    """(number of repetitions * + {}, whether a repeated group repeats inside or offers alternatives)."""
-    count, nested = 0, False
-    open_groups: list[bool] = []
-    closed = False  # the group that has just been closed repeats inside
-    i, in_class = 0, False
-    while i < len(text):
-        char = text[i]
-        after_group, closed = closed, False
-        if char == "\\":
-            i += 1
-        elif in_class:
-            in_class = char != "]"
-        elif char == "[":
-            in_class = True
-            i += len(_CLASS_START.match(text, i + 1)[0])  # type: ignore[index]  # matches empty text too
-        elif char == "(":
-            open_groups.append(False)
-        elif char == ")" and open_groups:
-            closed = open_groups.pop()
-            if open_groups and closed:
-                open_groups[-1] = True
-        elif char == "|" and open_groups:
-            open_groups[-1] = True
-        elif char in "*+{":
-            count += 1
-            nested = nested or after_group
-            open_groups = [True for _ in open_groups]
-        i += 1
-    return count, nested
