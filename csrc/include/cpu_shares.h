@@ -14,7 +14,7 @@
 
 namespace kt {
 
-// Sums use subnormal numbers on every thread, whatever the caller's thread is set to.
+// Sums use subnormal numbers on every thread of x86, whatever the caller's thread is set to; elsewhere as that is set.
 class KeepSubnormals {
 #if defined(__x86_64__)
   public:

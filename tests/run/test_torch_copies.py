@@ -14,6 +14,7 @@ import torch
 
 from kerneltable.errors import KernelInputError, LayerError
 from kerneltable.model import Device, Problem
+from kerneltable.run import place
 from kerneltable.run.linear import QuantLinear
 from kerneltable.run.place import check_place
 from kerneltable.select import device, select
@@ -189,6 +190,15 @@ def test_tensors_on_another_gpu_than_the_given_device_are_refused():
     assert "cuda:0 (NVIDIA H200)" in str(check_place(given, torch.device("cuda", 1)))
     assert check_place(Device("cuda", "sm90", "h200", (9, 0)), torch.device("cuda", 1)) is None
     assert check_place(Device("cpu", None), torch.device("cpu")) is None
+
+
+def test_a_layer_for_another_chip_than_its_tensors_are_on_is_not_called(monkeypatch):
+    table, here = load_table(), torch.device("cuda", 1)
+    for present, said in (("sm90", "tensors are on cuda:1, which is sm90"), ("sm100", ""), (None, "")):
+        monkeypatch.setattr(place, "architecture_at", lambda index, table, found=present: found)
+        assert said in str(check_place(device("b200", table), here, table))
+        assert (check_place(device("b200", table), here, table) is None) == (not said)
+    assert check_place(device("b200", table), here) is None
 
 
 def test_moving_a_layer_drops_what_was_packed_and_going_back_packs_again(monkeypatch):

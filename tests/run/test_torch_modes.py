@@ -84,6 +84,12 @@ def test_repack_packs_again_what_was_packed(monkeypatch):
     assert seen.packed == ["reference"] * 4
 
 
+def test_preparing_leaves_the_random_numbers_of_the_caller_alone():
+    module, before = layer(), torch.get_rng_state()
+    module.prepare(m=(3, 5))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # --- Threads and forks --------------------------------------------------------------------------------------------
 
 FIRST_LAYERS = """

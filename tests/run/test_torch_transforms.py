@@ -190,6 +190,8 @@ def test_a_tensor_without_plain_memory_is_refused_and_is_no_kernels_fault(word, 
         module(make(x))
     assert untouched()
     assert torch.equal(module(x), layer(override=BY_ROWS)(x))
+    with pytest.raises(KernelInputError, match=rf"found a.* {word}.*; convert it"):
+        module(make(x))
 
 
 # --- A plan that is called past its layer -------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from handmade import deny, kernel, needs, route, table
 
+from kerneltable.errors import ProblemError
 from kerneltable.model import Device, Step, Table
 from kerneltable.run import probe
 from kerneltable.run.probe import current_device, read_cpuinfo
@@ -60,6 +61,18 @@ def test_a_cuda_gpu_is_measured_and_named_by_the_table(probed: Callable[..., Dev
     assert (found.name, found.sm_count, found.shared_memory_kib, found.memory_gib) == ("NVIDIA H200", 132, 227, 150.0)
     assert found.index == 1
     assert probed(torch_of(gpu()), index=3).index == 3
+
+
+@pytest.mark.parametrize(("torch", "count"), [(None, 0), (torch_of(), 0), (torch_of(gpu()), 2)])
+def test_an_index_that_no_gpu_has_is_refused(probed: Callable[..., Device], torch: Any, count: int) -> None:
+    def seen(index: int) -> Any:
+        raise AssertionError("Invalid device id")
+
+    if count:
+        torch.cuda.get_device_properties, torch.cuda.device_count = seen, lambda: count
+        torch.xpu.device_count = lambda: 0
+    with pytest.raises(ProblemError, match=f"device 7: wanted a GPU that torch sees; found {count} here"):
+        probed(torch, index=7)
 
 
 def test_an_unknown_capability_stays_unknown(probed: Callable[..., Device]) -> None:

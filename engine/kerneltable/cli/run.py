@@ -212,15 +212,14 @@ def _measure(
     folders: Sequence[tuple[str, Path]], table: Table, device: Device, args: argparse.Namespace
 ) -> tuple[list[Measured], list[Failed]]:
     from kerneltable.run.checkpoints.checkpoint import load_linears
-    from kerneltable.run.ledger import shared_ledger
     from kerneltable.run.timing.measure import measure_checkpoint
 
-    shared_ledger().verify = "never"  # this command checks every result itself, and reports what is wrong
     measured: list[Measured] = []
     failed: list[Failed] = []
     keeps = not args.release
     for label, folder in folders:
-        linears = load_linears(folder, table, device, kernel=args.force, strict=False, keep_checkpoint=keeps)
+        how = {"kernel": args.force, "keep_checkpoint": keeps, "verify": "never"}  # every result is checked here
+        linears = load_linears(folder, table, device, strict=False, **how)
         with _progress(label, len(linears)) as seen:
             done, lost = measure_checkpoint(linears, label, args.m or ROWS, seen=seen)
         measured += done

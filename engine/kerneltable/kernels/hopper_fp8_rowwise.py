@@ -95,7 +95,10 @@ class Kernel:
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x @ dequantized(weight).T + bias; x [m, k], bias [n] or None, returns [m, n] of the problem's output."""
         m = x.shape[0]
-        places = self._calls[m] if m in self._calls else self._call(m)
+        try:
+            places = self._calls[m]
+        except KeyError:  # also where another thread emptied it meanwhile
+            places = self._call(m)
         place = None if places is None else places.now()
         if place is None:
             return self.product(self.quantize(x), bias)

@@ -115,7 +115,8 @@ class BoundLayer(CheckpointTensors):
         if self._has_numbers():
             self._bind(dtype)
         for rows in (m,) if isinstance(m, int) else m:
-            self.serve(torch.randn(rows, self._k).to(dtype).to(self.place))
+            numbers = torch.randn(rows, self._k, generator=torch.Generator().manual_seed(rows))
+            self.serve(numbers.to(dtype).to(self.place))
         return self
 
     def repack(self) -> Self:
@@ -214,7 +215,7 @@ class BoundLayer(CheckpointTensors):
 
     def _device_here(self) -> Device:
         """The Device that decides. errors: KernelInputError when the tensors are not on it."""
-        elsewhere = check_place(self._placed(), self.place)
+        elsewhere = self._elsewhere()
         if elsewhere is not None:
             raise KernelInputError(f"{self.name}: {elsewhere}")
         return self._placed()
@@ -225,11 +226,15 @@ class BoundLayer(CheckpointTensors):
             self._device = self._given or device_for(self.place, self.table)
         return self._device
 
+    def _elsewhere(self) -> str | None:
+        """Why the tensors of now cannot be computed by the device that decides; None when they can."""
+        return check_place(self._placed(), self.place, None if self._given is None else self.table)
+
     def _has_numbers(self) -> bool:
         return self._problem.n > 0 and self._k > 0
 
     def _can_bind(self) -> bool:
-        return self._has_numbers() and check_place(self._placed(), self.place) is None
+        return self._has_numbers() and self._elsewhere() is None
 
     # --- When that is over ----------------------------------------------------------------------------------------
 

@@ -227,11 +227,16 @@ class Ledger:
         """Whether the numbers of a kernel were checked for these details of a scheme, whatever n, k and bias."""
         return (kernel, device, _details(problem), band) in self._checked
 
-    def passed(self, kernel: str, device: Device, problem: Problem, band: int, *, checked: bool = True) -> None:
-        """A call was within its bound, or (checked False) could not be held against the reference here."""
+    def passed(self, kernel: str, device: Device, problem: Problem, band: int, unchecked: str | None = None) -> None:
+        """A call was within its bound, or for this reason could not be held against the reference here."""
+        key = (kernel, device, _details(problem), band)
         with self._lock:
-            self._checked.add((kernel, device, _details(problem), band))
-            self._counts.setdefault("checked" if checked else "unchecked", Counter())[kernel] += 1
+            new = key not in self._checked
+            self._checked.add(key)
+            self._counts.setdefault("unchecked" if unchecked else "checked", Counter())[kernel] += 1
+        if unchecked and new:
+            shapes = ShapeClass(problem, band)
+            say(logging.WARNING, "%s ran unchecked for %s on %s: %s", kernel, shapes, named(device), unchecked)
 
     def count(self, what: str, kernel: str) -> None:
         """Count one of selections, refusals, failures."""

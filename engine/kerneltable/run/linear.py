@@ -67,7 +67,8 @@ class QuantLinear(AnsweringLayer):
         bias      [n] f32, bf16 or f16
         table     as load_table gives it; None: the shipped one
         device    a Device, a name of the table ("h200"), or None: the device of the tensors, probed. For a device that
-                  is not the tensors' own the layer can be asked (`kernel`, `explain`), not called
+                  is not the tensors' own the layer can be asked (`kernel`, `explain`), not called; one processor
+                  computes with the kernels of another as far as it can
         input     dtype of x to bind for now (bf16, f16, f32); another dtype is bound at its first call
         output    dtype of the result; None: that of x
         verify    which calls are held against the float64 reference within the kernel's bound, so that a kernel that
@@ -134,7 +135,7 @@ class QuantLinear(AnsweringLayer):
             return self._compute_slowly(x)
         try:
             shape = x.shape
-            usual = len(shape) > 1 and shape[-1] == self._k and x.is_contiguous() and x.numel()
+            usual = len(shape) > 1 and shape[-1] == self._k and x.is_contiguous() and x.numel() and not x.is_neg()
         except RuntimeError:  # a nested tensor has no shape, a sparse one no strides
             return self._compute_slowly(x)
         if not usual:

@@ -12,6 +12,7 @@ import torch
 from kerneltable.errors import KernelTableError
 from kerneltable.kernels import registry
 from kerneltable.model import CHECKPOINT, Device, Problem, Scheme, Table
+from kerneltable.run.faults import Meaning, meaning_of
 from kerneltable.run.place import chip_for, device_for, packing_on
 from kerneltable.run.trial import same_bytes
 from kerneltable.select import complete
@@ -123,7 +124,9 @@ def _tensors_of(value: object, depth: int = 4) -> Iterator[torch.Tensor]:
 def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     try:
         return {name: tensor.detach().clone() for name, tensor in tensors.items() if not tensor.is_meta}
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if meaning_of(error) is not Meaning.MEMORY:
+            raise
         return {}
 
 

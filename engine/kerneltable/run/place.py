@@ -13,7 +13,7 @@ import torch
 from kerneltable.errors import KernelUnavailable, ProblemError
 from kerneltable.model import Device, Table
 from kerneltable.ops.cuda_chip import CudaChip, cuda_chip
-from kerneltable.run.probe import current_device
+from kerneltable.run.probe import architecture_at, current_device
 from kerneltable.select import device as by_name
 from kerneltable.table import load_table
 
@@ -86,12 +86,17 @@ def chip_for(table: Table, device: Device, where: torch.device) -> CudaChip | No
     return cuda_chip(platform.architectures[device.architecture], units)
 
 
-def check_place(device: Device, where: torch.device) -> str | None:
-    """Why tensors at `where` cannot be computed by this device; None when they can."""
+def check_place(device: Device, where: torch.device, table: Table | None = None) -> str | None:
+    """Why tensors at `where` cannot be computed by this device; None when they can.
+
+    table   which architecture the chip there is; None: the device was found there, so it is that chip
+    """
     wanted = TORCH_TYPES.get(device.platform)
     if where.type == wanted:
-        if device.index in (None, where.index) or where.type == "cpu":
+        if where.type == "cpu":
             return None
+        if device.index in (None, where.index):
+            return None if table is None else _other_chip(device, where, table)
         return (
             f"the layer is bound for {wanted}:{device.index} ({device.name or device.architecture}) and its tensors "
             f"are on {where}; move them back, or build the layer without a device, to be packed where its tensors are"
@@ -99,6 +104,17 @@ def check_place(device: Device, where: torch.device) -> str | None:
     return (
         f"the layer is bound for {device.name or device.platform} ({device.platform}) and its tensors are on {where}; "
         f"move them with .to('{wanted}'), or leave the device out"
+    )
+
+
+def _other_chip(device: Device, where: torch.device, table: Table) -> str | None:
+    """Why a GPU cannot run what is compiled for this device: it is another chip, of those that the table knows."""
+    present = architecture_at(where.index or 0, table)
+    if None in (device.architecture, present) or device.architecture == present:
+        return None
+    return (
+        f"the layer is bound for {device.name or device.platform} ({device.architecture}) and its tensors are on "
+        f"{where}, which is {present}; leave the device out to be packed for the chip that they are on"
     )
 
 

@@ -121,14 +121,6 @@ class Plan:
         """The kernels packed so far."""
         return tuple(self._bound.values())
 
-    def prepare(self, m: int, bias: Tensor | None = None) -> None:
-        """Run m rows of random numbers, so that what m needs is packed, compiled and checked before a graph capture.
-
-        errors   those of a call
-        """
-        values = torch.randn(m, self.problem.k, generator=torch.Generator().manual_seed(m))
-        self(values.to(getattr(torch, FORMATS[self.problem.input].torch_dtype)).to(self._place), bias)
-
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Compute x @ dequantized(weight).T + bias with the first kernel of the selection that works.
 

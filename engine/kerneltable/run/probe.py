@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kerneltable.errors import ProblemError
 from kerneltable.model import Device, Platform, Table
 from kerneltable.ops.cpp import COMPILERS
 from kerneltable.select.devices import ASSUMED, architecture_of
@@ -31,6 +32,7 @@ def current_device(table: Table | None = None, index: int | None = None, *, plat
     index     the torch device index; None is torch's current device
     platform  "cpu" asks about the processor, also where there is a GPU
     returns   a Device with measured facts; what cannot be found out stays unknown, and nothing is raised for it
+    errors    ProblemError when torch sees no GPU or XPU of this index
     """
     if table is None:
         from kerneltable.table import load_table
@@ -41,15 +43,32 @@ def current_device(table: Table | None = None, index: int | None = None, *, plat
     for look in () if platform == "cpu" else (_gpu, _xpu):
         if facts is None and torch is not None:
             facts = _guarded(lambda look=look: look(torch, table, index), None)  # type: ignore[misc]
+    if facts is None and index is not None and platform != "cpu":
+        raise ProblemError(
+            f"device {index}: wanted a GPU that torch sees; found {_guarded(lambda: _count(torch), 0)} here; leave the "
+            "index out for the present device"
+        )
     if facts is None:
         facts = _cpu(table)
     return Device(**facts, packages=_packages(table), ops=_ops(table, torch))
+
+
+def architecture_at(index: int, table: Table) -> str | None:
+    """The table's architecture of a GPU or XPU of torch, without a look at what is installed; None: not known."""
+    torch = _guarded(_torch, None)
+    facts = _guarded(lambda: _gpu(torch, table, index) or _xpu(torch, table, index), None)
+    return None if facts is None else facts["architecture"]
 
 
 def _torch() -> Any:
     import torch
 
     return torch
+
+
+def _count(torch: Any) -> int:
+    """How many GPUs torch sees, of whichever kind there are."""
+    return max(int(torch.cuda.device_count()), int(torch.xpu.device_count()))
 
 
 def _guarded(look: Callable[[], Answer], otherwise: Answer) -> Answer:

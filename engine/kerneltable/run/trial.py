@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from kerneltable.model import Kernel, Problem
-from kerneltable.run.faults import Meaning, form_fault, meaning_of
+from kerneltable.run.faults import Meaning, form_fault, meaning_of, reason_of
 from kerneltable.run.oracle import error_over_bound, quantizes_input, reference64
 
 SAMPLED_ROWS = 8
@@ -21,10 +21,10 @@ WINDOWS, WINDOW = 4, 128
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check found: a fault, or None; checked is False when the reference itself could not be computed."""
+    """What a check found: a fault, or None; and why the reference itself could not be computed, if it was not."""
 
     fault: str | None
-    checked: bool = True
+    unchecked: str | None = None
 
 
 def sampled_rows(problem: Problem, x: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,7 @@ def check_numbers(
     problem   completed, with n and k
     x, out    [m, k] and [m, n], m at least 1
     every_column   True: all n outputs of these rows; False: some windows of them
-    returns   checked False when the reference could not be computed here (no float64, no memory)
+    returns   with a reason when the reference could not be computed here (no float64, no memory)
     errors    an error that means that the device is lost, or a graph is being captured, is passed on
     """
     try:
@@ -78,7 +78,7 @@ def check_numbers(
     except Exception as error:
         if meaning_of(error) in (Meaning.LOST, Meaning.CAPTURE) or isinstance(error, MemoryError):
             raise
-        return Verdict(None, checked=False)
+        return Verdict(None, reason_of(error))
     if found <= 1:
         return Verdict(None)
     return Verdict(f"wrong numbers: error {found:.3g} times its bound in {len(rows)} sampled rows")
@@ -105,7 +105,8 @@ def first_call(
     finally:
         changed = not same_bytes(before, x)
         if changed:
-            x.copy_(before)
+            with torch.inference_mode(x.is_inference()):
+                x.copy_(before)
     fault = form_fault(out, *wanted, x.device) or form_fault(again, *wanted, x.device)
     if fault is None and changed:
         fault = "it changed its input x"

@@ -129,15 +129,17 @@ class Watch:
             row, whole = self.table.kernels[bound.kernel], verify == "always"
             try:
                 tensors = self.source.whole()
-            except torch.OutOfMemoryError:
-                return Verdict(None, checked=False)
+            except RuntimeError as error:
+                if meaning_of(error) is not Meaning.MEMORY:
+                    raise
+                return Verdict(None, reason_of(error))
             return check_numbers(row, self.problem, tensors, x, bias, out, every_column=whole)
 
         seen = verify == "first" and ledger.is_checked(bound.kernel, self.device, self.problem, band)
         if not (seen or capturing or verify == "never"):
             out, verdict = first_call(bound.call, check, x, bias, form)
             if verdict.fault is None:
-                ledger.passed(bound.kernel, self.device, self.problem, band, checked=verdict.checked)
+                ledger.passed(bound.kernel, self.device, self.problem, band, verdict.unchecked)
             return out, verdict.fault
         out = bound.call(x, bias)
         fault = form_fault(out, *form, x.device)

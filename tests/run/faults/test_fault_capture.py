@@ -19,7 +19,7 @@ def capturing(monkeypatch):
 
 
 def test_a_call_that_ran_before_is_captured_and_no_other_one(plan, fakes, capturing):
-    plan.prepare(5)
+    plan(rows(5), None)
     capturing["on"] = True
     called = fakes.calls[ROUTE[0]]
     assert plan(rows(5), None).shape == (5, LAYER.n)
@@ -30,7 +30,7 @@ def test_a_call_that_ran_before_is_captured_and_no_other_one(plan, fakes, captur
 
 
 def test_a_prepared_call_is_captured_although_something_else_was_set_aside_since(plan, ledger, fakes, capturing):
-    plan.prepare(5)
+    plan(rows(5), None)
     ledger.forget()
     capturing["on"] = True
     called = fakes.calls[ROUTE[0]]
@@ -39,7 +39,7 @@ def test_a_prepared_call_is_captured_although_something_else_was_set_aside_since
 
 
 def test_a_fault_inside_a_capture_is_an_error_and_falls_back_on_nothing(plan, fakes, ledger, capturing):
-    plan.prepare(5)
+    plan(rows(5), None)
     fakes.faults[ROUTE[0]] = RAISES
     capturing["on"] = True
     with pytest.raises(CaptureError, match="injected"):
@@ -49,7 +49,7 @@ def test_a_fault_inside_a_capture_is_an_error_and_falls_back_on_nothing(plan, fa
 
 
 def test_a_kernel_set_aside_since_is_not_captured_through_an_unprepared_one(plan, fakes, capturing):
-    plan.prepare(5)
+    plan(rows(5), None)
     fakes.faults[ROUTE[0]] = RAISES
     plan(rows(5), None)
     capturing["on"] = True
@@ -59,7 +59,7 @@ def test_a_kernel_set_aside_since_is_not_captured_through_an_unprepared_one(plan
 
 
 def test_memory_that_runs_out_inside_a_capture_is_not_tried_again(plan, fakes, capturing):
-    plan.prepare(5)
+    plan(rows(5), None)
     fakes.faults[ROUTE[0]] = NAMED["memory once"]
     capturing["on"] = True
     with pytest.raises(torch.OutOfMemoryError):
@@ -68,7 +68,7 @@ def test_memory_that_runs_out_inside_a_capture_is_not_tried_again(plan, fakes, c
 
 @pytest.mark.parametrize("ledger", [Ledger("always"), Ledger(synchronize=True)], ids=["always", "synchronize"])
 def test_calls_that_are_all_checked_cannot_be_captured(plan, capturing, ledger):
-    plan.prepare(5)
+    plan(rows(5), None)
     capturing["on"] = True
     with pytest.raises(CaptureError, match="every call"):
         plan(rows(5), None)
@@ -98,7 +98,7 @@ def test_a_first_call_while_another_thread_captures_is_an_error_and_works_afterw
 
 
 def test_a_later_call_that_another_threads_capture_forbids_leaves_its_kernel_in_place(plan, fakes, ledger):
-    plan.prepare(5)
+    plan(rows(5), None)
     fakes.faults[ROUTE[0]] = NAMED["another thread captures"]
     with pytest.raises(CaptureError, match=ROUTE[0]):
         plan(rows(5), None)
@@ -148,7 +148,7 @@ def test_a_kernel_that_fails_while_another_thread_captures_is_judged_afterwards(
 
 
 def test_what_a_calls_own_capture_forbids_is_told_as_that(plan, fakes, capturing):
-    plan.prepare(5)
+    plan(rows(5), None)
     fakes.faults[ROUTE[0]] = NAMED["another thread captures"]
     capturing["on"] = True
     with pytest.raises(CaptureError, match="failed while a CUDA graph is captured"):

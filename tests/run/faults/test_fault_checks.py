@@ -60,11 +60,28 @@ def test_an_input_with_nan_and_infinity_is_no_fault(plan, ledger):
     assert ledger.report().checked == {ROUTE[0]: 1}
 
 
-def test_a_reference_that_cannot_be_computed_is_counted_and_breaks_no_call(plan, ledger, monkeypatch):
+def test_a_reference_that_cannot_be_computed_is_counted_told_once_and_breaks_no_call(plan, ledger, monkeypatch, caplog):
     monkeypatch.setattr(trial, "reference64", raising(TypeError, "no float64 here"))
     plan(rows(5), None)
+    plan(rows(6), None)
     assert ledger.report().unchecked == {ROUTE[0]: 1}
+    assert caplog.text.count(f"{ROUTE[0]} ran unchecked for fp8_block_w8a8 n=") == 1
     assert ledger.report().set_aside == ()
+
+
+def test_an_input_of_inference_mode_that_a_kernel_changed_is_put_back_outside_of_it(plan, fakes, ledger):
+    def overwritten(out, x, kept):  # device code asks nobody
+        with torch.inference_mode():
+            x.zero_()
+        return out
+
+    fakes.faults[ROUTE[0]] = Fault("wrote to x", "result", overwritten, silent=True)
+    with torch.inference_mode():
+        x = rows(5)
+    before = x.clone()
+    plan(x, None)
+    assert torch.equal(x, before)
+    assert "changed its input x" in ledger.report().set_aside[0].reason
 
 
 def test_a_device_that_is_lost_while_checking_is_lost(plan, monkeypatch):
