@@ -1,5 +1,6 @@
-// Launches that overlap: a kernel that starts while the one before it on the stream still runs. From SM90 on; before that
-// no launch does, and the functions are empty, as they are in a test on a CPU. Source: PTX ISA 9.0, "griddepcontrol".
+// Launches that overlap: a kernel that starts while the one before it on the stream still runs. Chips without the feature
+// grid_control have no such launch, and the functions are empty, as they are in a test on a CPU. Source: PTX ISA 9.0,
+// "griddepcontrol".
 //
 // A kernel that ops/cuda_launch.py launches early starts once every block of the kernel before it on the stream has
 // called let_next_start() or ended. That is right as long as each such kernel keeps four rules:
@@ -15,7 +16,7 @@
 // A kernel that calls neither may come before or after: it is over when an early one behind it starts.
 #pragma once
 
-#if KT_SM >= 90 || (!defined(KT_SM) && defined(__CUDACC__))
+#if KT_HAS_GRID_CONTROL || (!defined(KT_SM) && defined(__CUDACC__))
 #define KT_GRID_CONTROL(what) asm volatile("griddepcontrol." what ";" ::: "memory")
 #else
 #define KT_GRID_CONTROL(what)

@@ -26,12 +26,12 @@ struct Spread {
 #endif
 };
 
-// The product of two pairs. Before SM90 there is no bf16 multiplication; adding -0 keeps the sign of a zero.
+// The product of two pairs. Without a multiplication of bf16, adding -0 keeps the sign of a zero.
 __device__ __forceinline__ uint32_t times(uint32_t pair, uint32_t factor) {
   uint32_t product;
 #if KT_IN == 1
   asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(pair), "r"(factor));
-#elif KT_SM >= 90
+#elif KT_HAS_MUL_BF16
   asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(pair), "r"(factor));
 #else
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(pair), "r"(factor), "r"(0x80008000u));

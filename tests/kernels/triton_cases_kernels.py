@@ -12,11 +12,15 @@ from kerneltable.errors import KernelInputError
 from kerneltable.kernels import triton_fp8_block, triton_fp8_rowwise, triton_mxfp8_w8a16, triton_w8a16
 from kerneltable.model import Problem
 from kerneltable.run.oracle import error_over_bound, reference64
-from ops.triton_fixtures import DEVICE, E4M3, FLOATS, INTERPRETED, bits, poison, random_codes
+from ops.triton_fixtures import DEVICE, E4M3, FEATURES, FLOATS, INTERPRETED, bits, poison, random_codes
 
 __all__ = ["poison"]
 NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 BLOCK = {"weight_granularity": "block", "weight_block": (128, 128)}
+block_kernel, rowwise_kernel, w8a16_kernel, mxfp8_kernel = (
+    partial(module.Kernel, features=FEATURES)
+    for module in (triton_fp8_block, triton_fp8_rowwise, triton_w8a16, triton_mxfp8_w8a16)
+)
 Tensors = dict[str, torch.Tensor | None]
 
 
@@ -77,7 +81,7 @@ def test_the_block_kernel_takes_every_scale_format(m: int, n: int, k: int, scale
     }
     for dtype, output in ((torch.bfloat16, "bf16"), (torch.float16, "f32"), (torch.float32, "f16")):
         problem = common(input=NAMES[dtype], output=output)
-        kernel = triton_fp8_block.Kernel(problem, **tensors)
+        kernel = block_kernel(problem, **tensors)
         assert ratio(kernel, problem, tensors, rows_of(m, k, dtype) / 64, quantized=True) <= 1
 
 
@@ -105,7 +109,7 @@ def test_the_rowwise_kernel_takes_every_granularity(m: int, weight: str, given: 
                 "input_scale": one if scaling == "static" else None,
                 "input_scale_ub": upper if scaling == "dynamic" else None,
             }
-            kernel = triton_fp8_rowwise.Kernel(problem, **tensors)
+            kernel = rowwise_kernel(problem, **tensors)
             assert ratio(kernel, problem, tensors, rows_of(m, k, torch.bfloat16), quantized=True) <= 1
 
 
@@ -114,7 +118,7 @@ def test_a_static_layer_without_its_input_scale_is_refused() -> None:
         "fp8_w8a8", n=8, k=16, weight_granularity="tensor", input_granularity="tensor", input_scaling="static"
     )
     with pytest.raises(KernelInputError, match="input_scale"):
-        triton_fp8_rowwise.Kernel(problem, weight=torch.zeros(8, 16).to(E4M3), weight_scale=torch.ones(1))
+        rowwise_kernel(problem, weight=torch.zeros(8, 16).to(E4M3), weight_scale=torch.ones(1))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -129,7 +133,7 @@ def test_the_w8a16_kernel_takes_every_granularity_and_input(
         weight_block=(128, 128) if granularity == "block" else None, weight_scale="f32", input_granularity="none",
     )  # fmt: skip
     tensors: Tensors = {"weight": random_codes(n, k, generator(1)), "weight_scale": scale_of("f32", *shape) / 64}
-    kernel = triton_w8a16.Kernel(problem, **tensors)
+    kernel = w8a16_kernel(problem, **tensors)
     assert not kernel.nan_codes
     assert ratio(kernel, problem, tensors, rows_of(m, k, dtype), quantized=False) <= 1
 
@@ -145,17 +149,29 @@ def test_the_mxfp8_kernel_takes_every_input_and_both_ways_of_scaling(
         weight_scale="e8m0", input_granularity="block", input_scaling="dynamic",
     )  # fmt: skip
     tensors: Tensors = {"weight": random_codes(n, k, generator(1)), "weight_scale": scale_of(scale, n, k // 32)}
-    assert triton_mxfp8_w8a16.Kernel(problem, **tensors).fold
+    assert mxfp8_kernel(problem, **tensors).fold
     assert (
-        ratio(triton_mxfp8_w8a16.Kernel(problem, **tensors), problem, tensors, rows_of(m, k, dtype), quantized=False)
+        ratio(
+            mxfp8_kernel(problem, **tensors),
+            problem,
+            tensors,
+            rows_of(m, k, dtype),
+            quantized=False,
+        )
         <= 1
     )
     changed = tensors["weight_scale"].view(torch.uint8).clone()  # type: ignore[union-attr]
     changed[0, 0] = 20
     tensors["weight_scale"] = changed
-    assert not triton_mxfp8_w8a16.Kernel(problem, **tensors).fold
+    assert not mxfp8_kernel(problem, **tensors).fold
     assert (
-        ratio(triton_mxfp8_w8a16.Kernel(problem, **tensors), problem, tensors, rows_of(m, k, dtype), quantized=False)
+        ratio(
+            mxfp8_kernel(problem, **tensors),
+            problem,
+            tensors,
+            rows_of(m, k, dtype),
+            quantized=False,
+        )
         <= 1
     )
 
@@ -165,7 +181,7 @@ def test_the_two_stages_of_a_kernel_give_what_the_call_gives() -> None:
         "fp8_block_w8a8", n=24, k=160, weight_scale="f32", input_granularity="block", input_scaling="dynamic", **BLOCK
     )
     tensors: Tensors = {"weight": random_codes(24, 160, generator(1)), "weight_scale": scale_of("f32", 1, 2)}
-    kernel = triton_fp8_block.Kernel(problem, **tensors)
+    kernel = block_kernel(problem, **tensors)
     x = rows_of(5, 160, torch.bfloat16)
     assert torch.equal(bits(kernel(x, None)), bits(kernel.product(kernel.quantize(x))))
 
@@ -177,7 +193,7 @@ def test_packing_sees_nan_codes_of_either_sign_and_the_result_is_nan_there_alone
     for code in (0x7F, 0xFF):
         weight = random_codes(24, 160, generator(1))
         weight.view(torch.uint8)[23, 159] = code
-        kernel = triton_w8a16.Kernel(problem, weight=weight, weight_scale=torch.ones((), device=DEVICE))
+        kernel = w8a16_kernel(problem, weight=weight, weight_scale=torch.ones((), device=DEVICE))
         assert kernel.nan_codes
         for m in (1, 5):
             spoilt = kernel(rows_of(m, 160, torch.bfloat16), None).isnan()
@@ -189,9 +205,7 @@ def test_a_nan_in_one_row_of_the_input_spoils_that_row_alone() -> None:
     problem = Problem(
         "fp8_block_w8a8", n=24, k=160, weight_scale="f32", input_granularity="block", input_scaling="dynamic", **BLOCK
     )
-    kernel = triton_fp8_block.Kernel(
-        problem, weight=random_codes(24, 160, generator(1)), weight_scale=scale_of("f32", 1, 2)
-    )
+    kernel = block_kernel(problem, weight=random_codes(24, 160, generator(1)), weight_scale=scale_of("f32", 1, 2))
     x = rows_of(17, 160, torch.bfloat16)
     x[3, 140] = float("nan")
     out = kernel(x, None)
@@ -206,7 +220,7 @@ def test_a_layer_with_more_than_two_to_the_31_elements_reads_its_far_end() -> No
     problem = Problem("w8a16_fp8", n=n, k=k, weight_scale="f32", weight_granularity="channel", input_granularity="none")
     weight = torch.zeros(n, k, dtype=torch.uint8, device=DEVICE)
     weight[-3:, -40:] = 0x38  # 1.0
-    kernel = triton_w8a16.Kernel(problem, weight=weight.view(E4M3), weight_scale=torch.ones(n, device=DEVICE))
+    kernel = w8a16_kernel(problem, weight=weight.view(E4M3), weight_scale=torch.ones(n, device=DEVICE))
     for m in (1, 3):
         out = kernel(torch.ones(m, k, dtype=torch.bfloat16, device=DEVICE), None)
         assert (out[:, -3:] == 40).all()

@@ -17,6 +17,7 @@ from kerneltable.ops.cuda_chip import cuda_chip
 from kerneltable.ops.cuda_code import Instance, Product, compiled
 from kerneltable.ops.settings import CompileSettings
 from kerneltable.ops.sources import csrc_folder
+from kerneltable.ops.triton_chip import abilities
 from kerneltable.table import load_table
 
 ARCHITECTURES = load_table().platforms["cuda"].architectures
@@ -45,6 +46,29 @@ def test_a_chip_is_what_its_row_says() -> None:
     seen = dict(chip.macros)
     assert (seen["KT_SM"], seen["KT_SHARED_KIB"], seen["KT_HAS_WGMMA"], seen["KT_FAMILY_SM9X"]) == (90, 227, 1, 1)
     assert "KT_HAS_TCGEN05" not in seen
+
+
+ABLE = {
+    "fp8_convert": {"sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121"},
+    "ptx": {"sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm103", "sm110", "sm120", "sm121"},
+    "wgmma": {"sm90"},
+}
+"""Sources: PTX ISA 9.0, cvt with e4m3x2, fma with bf16x2, wgmma."""
+
+
+def test_what_chips_can_do_stands_in_the_table_alone() -> None:
+    for fact, chips in ABLE.items():
+        assert {name for name, chip in ARCHITECTURES.items() if abilities(chip.features)[fact]} == chips
+    described = {name: chip for name, chip in ARCHITECTURES.items() if chip.target is not None}
+    overlapping = {name for name, chip in described.items() if cuda_chip(chip, 132).overlaps}
+    assert overlapping == {"sm90", "sm100", "sm103", "sm110", "sm120", "sm121"}  # PTX ISA 9.0, griddepcontrol
+    assert all(cuda_chip(chip, 132).features == chip.features for chip in described.values())
+
+
+def test_device_code_asks_for_features_and_never_for_the_number_of_a_chip() -> None:
+    texts = {file.name: file.read_text() for file in csrc_folder().rglob("*.cu*")}
+    assert len(texts) > 20
+    assert not [name for name, text in texts.items() if re.search(r"KT_SM\s*[<>=!]|__CUDA_ARCH__", text)]
 
 
 def test_chips_of_one_family_share_the_code_of_the_chip_that_they_are_like() -> None:

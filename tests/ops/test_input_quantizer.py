@@ -40,7 +40,7 @@ def test_on_a_cpu_it_is_the_torch_quantizer(granularity: str, scaling: str, capp
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a CUDA device be named without one."""
-    monkeypatch.setattr(triton_chip, "chip_of", lambda device: "chip")
+    monkeypatch.setattr(triton_chip, "chip_of", lambda device, features: "chip")
 
 
 @pytest.mark.usefixtures("gpu")

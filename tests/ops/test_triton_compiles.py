@@ -48,7 +48,7 @@ def compiled(kernel: str, chips: list[Architecture], cache: Path) -> list[dict[s
     targets = [
         {
             "name": chip.name,
-            "platform": chip.platform,
+            "features": sorted(chip.features),
             "capability": None if chip.capability is None else list(chip.capability),
             "shared_memory_kib": chip.shared_memory_kib,
         }

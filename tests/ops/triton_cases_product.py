@@ -14,10 +14,21 @@ from kerneltable.ops import triton_fp8_block, triton_fp8_rowwise, triton_mxfp8, 
 from kerneltable.ops.torch_fp8 import widen_e8m0
 from kerneltable.ops.triton_chip import Strip, Tile, chip_of, fit, stage_bytes
 from kerneltable.run.oracle import error_over_bound
-from ops.triton_fixtures import DEVICE, E4M3, FLOATS, INTERPRETED, bits, in_gap, poison, random_codes, widen_steps
+from ops.triton_fixtures import (
+    DEVICE,
+    E4M3,
+    FEATURES,
+    FLOATS,
+    INTERPRETED,
+    bits,
+    in_gap,
+    poison,
+    random_codes,
+    widen_steps,
+)
 
 __all__ = ["poison"]
-CHIP = chip_of(DEVICE)
+CHIP = chip_of(DEVICE, FEATURES)
 OPS = ("fp8_block", "fp8_rowwise", "w8a16_channel", "w8a16_block", "mxfp8", "mxfp8_fold")
 NAMES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 SHAPES = [

@@ -9,10 +9,10 @@ import torch
 from kerneltable.errors import KernelInputError
 from kerneltable.ops import triton_quantize as quantize
 from kerneltable.ops.triton_chip import chip_of
-from ops.triton_fixtures import DEVICE, E4M3, FLOATS, INTERPRETED, bits, in_gap, poison
+from ops.triton_fixtures import DEVICE, E4M3, FEATURES, FLOATS, INTERPRETED, bits, in_gap, poison
 
 __all__ = ["poison"]
-CHIP = chip_of(DEVICE)
+CHIP = chip_of(DEVICE, FEATURES)
 
 
 def value_of(code: int) -> float:

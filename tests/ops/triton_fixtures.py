@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from kerneltable.run.place import device_for, features_of
+from kerneltable.table import load_table
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 E4M3 = torch.float8_e4m3fn
+FEATURES = features_of(load_table(), device_for(DEVICE, load_table()))
+"""What the table says of the chip that is here."""
 
 EMPTY = torch.empty
 

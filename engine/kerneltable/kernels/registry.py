@@ -21,6 +21,9 @@ PACKAGE = "kerneltable.kernels"
 CHIP = "chip"
 """A constructor parameter that is no tensor of the layer: what the table says of the device."""
 
+FEATURES = "features"
+"""Another one: the features of its architecture."""
+
 PACKED = "packed"
 """Another one: the attribute `packed` of a kernel of the same layout that packed the same layer, or None."""
 
@@ -151,6 +154,6 @@ def _signature(source: str, kernel: str, class_name: str = "Kernel") -> Mapping[
     required = len(positional) - len(takes.defaults)
     found = {name.arg: place < required for place, name in enumerate(positional)}
     found |= {name.arg: default is None for name, default in zip(takes.kwonlyargs, takes.kw_defaults, strict=True)}
-    for name in (*(leading.arg for leading in positional[:2]), CHIP, PACKED):  # self and problem
+    for name in (*(leading.arg for leading in positional[:2]), CHIP, FEATURES, PACKED):  # self and problem
         found.pop(name, None)
     return found

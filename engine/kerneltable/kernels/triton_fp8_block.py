@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
 class Kernel:
     """A bound layer: the weight as in the checkpoint, its scales widened to f32 once."""
 
-    def __init__(self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor) -> None:
+    def __init__(
+        self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor, features: Collection[str]
+    ) -> None:
         """Keep the layer.
 
         weight        [n, k] e4m3
         weight_scale  [ceil(n / 128), ceil(k / 128)] f32, bf16, e8m0 or uint8 holding e8m0
+        features      of the table's architecture
         """
         self.problem = problem
         self.weight = weight.contiguous()
         self.weight_scale = widen_scale(weight_scale).contiguous()
-        self.chip = chip_of(weight.device)
+        self.chip = chip_of(weight.device, features)
         self._output = getattr(torch, FORMATS[problem.output].torch_dtype)
 
     def __call__(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,7 @@ class Kernel:
         weight_scale: torch.Tensor,
         input_scale: torch.Tensor | None = None,
         input_scale_ub: torch.Tensor | None = None,
+        features: Collection[str],
     ) -> None:
         """Keep the layer.
 
@@ -35,6 +37,7 @@ class Kernel:
         weight_scale    f32 or bf16: [n] or [n, 1] (channel), [] or [1] (tensor)
         input_scale     [] or [1], needed when the problem's input scaling is static
         input_scale_ub  [] or [1], the largest dynamic input scale
+        features        of the table's architecture
         """
         if problem.input_scaling == "static" and input_scale is None:
             raise KernelInputError(
@@ -43,7 +46,7 @@ class Kernel:
         self.problem = problem
         self.weight = weight.contiguous()
         self.weight_scale = widen_scale(weight_scale).reshape(-1).contiguous()
-        self.chip = chip_of(weight.device)
+        self.chip = chip_of(weight.device, features)
         self._input_scale = None if input_scale is None else widen_scale(input_scale).reshape(1)
         self._upper = None if input_scale_ub is None else widen_scale(input_scale_ub).reshape(1)
         self._output = getattr(torch, FORMATS[problem.output].torch_dtype)

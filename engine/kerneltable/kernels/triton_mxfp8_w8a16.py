@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,16 +23,19 @@ class Kernel:
     into bf16 weights exactly; the kernel is faster where it need not care.
     """
 
-    def __init__(self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor) -> None:
+    def __init__(
+        self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor, features: Collection[str]
+    ) -> None:
         """Keep the layer.
 
         weight        [n, k] e4m3
         weight_scale  [n, k / 32] e8m0, or uint8 holding e8m0
+        features      of the table's architecture
         """
         self.problem = problem
         self.weight = weight.contiguous().view(torch.uint8)
         self.weight_scale = weight_scale.contiguous().view(torch.uint8)
-        self.chip = chip_of(weight.device)
+        self.chip = chip_of(weight.device, features)
         self.nan_codes = has_nan(self.weight)
         self.fold = op.foldable(self.weight_scale)
         self._output = getattr(torch, FORMATS[problem.output].torch_dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,18 +22,21 @@ class Kernel:
     Packing looks once whether the weight holds NaN codes; without them widening is two instructions shorter.
     """
 
-    def __init__(self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor) -> None:
+    def __init__(
+        self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor, features: Collection[str]
+    ) -> None:
         """Keep the layer.
 
         weight        [n, k] e4m3
         weight_scale  f32, bf16, e8m0 or uint8 holding e8m0: [ceil(n / 128), ceil(k / 128)] (block), [n] or [n, 1]
                       (channel), [] or [1] (tensor)
+        features      of the table's architecture
         """
         self.problem = problem
         self.weight = weight.contiguous().view(torch.uint8)
         scale = widen_scale(weight_scale)
         self.weight_scale = (scale if problem.weight_granularity == "block" else scale.reshape(-1)).contiguous()
-        self.chip = chip_of(weight.device)
+        self.chip = chip_of(weight.device, features)
         self.nan_codes = op.has_nan(self.weight)
         self._output = getattr(torch, FORMATS[problem.output].torch_dtype)
 

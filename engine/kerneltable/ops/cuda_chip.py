@@ -9,8 +9,7 @@ import torch
 from kerneltable.errors import KernelUnavailable
 from kerneltable.model import Architecture
 
-FIRST_OVERLAP = 90
-"""The first target that has the instructions of csrc/include/overlap.cuh."""
+HAS = "KT_HAS_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +31,14 @@ class CudaChip:
     multiprocessors: int
 
     @property
+    def features(self) -> frozenset[str]:
+        """Those of the table's architecture."""
+        return frozenset(name.removeprefix(HAS).lower() for name, _ in self.macros if name.startswith(HAS))
+
+    @property
     def overlaps(self) -> bool:
-        """Whether a launch can start while the one before it runs (source: PTX ISA 9.0, griddepcontrol: from sm_90)."""
-        return dict(self.macros).get("KT_SM", 0) >= FIRST_OVERLAP
+        """Whether a launch can start while the one before it runs; see csrc/include/overlap.cuh."""
+        return "grid_control" in self.features
 
     def __hash__(self) -> int:
         return hash((self.name, self.multiprocessors))
@@ -53,7 +57,7 @@ def cuda_chip(architecture: Architecture, multiprocessors: int) -> CudaChip:
             f"`{missing}`; found none; add it, or leave the chip to kernels of other libraries"
         )
     macros = {"KT_SM": int(target.strip("sm_af")), "KT_SHARED_KIB": shared}
-    macros |= {f"KT_HAS_{name.upper()}": 1 for name in architecture.features}
+    macros |= {f"{HAS}{name.upper()}": 1 for name in architecture.features}
     macros |= {f"KT_FAMILY_{name.upper()}": 1 for name in architecture.families}
     return CudaChip(architecture.name, target, shared * 1024, tuple(sorted(macros.items())), multiprocessors)
 

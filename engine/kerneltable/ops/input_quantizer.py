@@ -54,7 +54,7 @@ def input_quantizer(
             found = None
         if found is not None:
             return found
-    simple = _simple(problem, device, wide, cap)
+    simple = _simple(problem, device, wide, cap, frozenset() if chip is None else chip.features)
     return partial(_filled_up, simple) if by_column else simple
 
 
@@ -71,12 +71,13 @@ def _filled_up(quantize: Quantizer, x: torch.Tensor) -> Quantized:
 
 
 def _simple(
-    problem: Problem, device: torch.device, scale: torch.Tensor | None, upper: torch.Tensor | None
-) -> Quantizer:
+    problem: Problem, device: torch.device, scale: torch.Tensor | None, upper: torch.Tensor | None,
+    features: frozenset[str],
+) -> Quantizer:  # fmt: skip
     torch_own = partial(_by_torch, problem, scale, upper)
     if device.type == "cpu" or find_spec("triton") is None:
         return torch_own
-    return _by_triton(problem, device, scale, upper) or torch_own
+    return _by_triton(problem, device, scale, upper, features) or torch_own
 
 
 def _by_torch(problem: Problem, scale: torch.Tensor | None, upper: torch.Tensor | None, x: torch.Tensor) -> Quantized:
@@ -91,7 +92,7 @@ def _by_cuda(
 
     errors   KernelUnavailable when its code cannot be compiled or loaded
     """
-    if ("KT_HAS_MMA_FP8", 1) not in chip.macros:  # where the tensor cores take e4m3, a conversion to it exists
+    if "mma_fp8" not in chip.features:  # where the tensor cores take e4m3, a conversion to it exists
         return None
     from kerneltable.ops.cuda_quantize import MX_BLOCK, GroupQuantizer
     from kerneltable.ops.cuda_quantize_rows import TensorQuantizer, TokenQuantizer
@@ -110,15 +111,16 @@ def _by_cuda(
 
 
 def _by_triton(
-    problem: Problem, device: torch.device, scale: torch.Tensor | None, upper: torch.Tensor | None
-) -> Quantizer | None:
+    problem: Problem, device: torch.device, scale: torch.Tensor | None, upper: torch.Tensor | None,
+    features: frozenset[str],
+) -> Quantizer | None:  # fmt: skip
     """The Triton quantizer of this granularity, or None where there is none."""
     if problem.scheme == "mxfp8":
         return None
     from kerneltable.ops import triton_quantize as triton
     from kerneltable.ops.triton_chip import chip_of
 
-    chip = chip_of(device)
+    chip = chip_of(device, features)
     if problem.input_granularity == "block":
         fits = problem.weight_block is not None and problem.weight_block[1] == GROUP
         return partial(triton.quantize_block, chip=chip) if fits else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -17,9 +17,9 @@ class Chip:
 
     multiprocessors    programs that can run side by side before any waits
     shared_memory_kib  what one program may use
-    fp8_convert        the chip converts e4m3 to and from other types by itself (CUDA from SM89 on)
-    ptx                inline PTX may be used (CUDA from SM80 on)
-    wgmma              the matrix unit reads one operand from registers and one from shared memory (SM90)
+    fp8_convert        the chip converts e4m3 to and from other types by itself (CUDA, where its matrix units take FP8)
+    ptx                inline PTX on pairs of bf16 may be used (CUDA, where the matrix units take bf16)
+    wgmma              the matrix unit reads one operand from registers and one from shared memory
     interpreted        the tensors are on the CPU, so Triton's interpreter computes them
     """
 
@@ -63,8 +63,11 @@ class Strip:
 Bands = Sequence[tuple[int | None, Tile]]
 
 
-def chip_of(device: torch.device) -> Chip:
-    """The facts of a torch device; a CPU device stands for Triton's interpreter, as does a tensor without storage."""
+def chip_of(device: torch.device, features: Collection[str]) -> Chip:
+    """The facts of a torch device; a CPU device stands for Triton's interpreter, as does a tensor without storage.
+
+    features   of the table's architecture; none where it describes no such chip, which then does without
+    """
     if device.type in ("cpu", "meta"):
         return Chip(
             multiprocessors=4, shared_memory_kib=99, fp8_convert=False, ptx=False, wgmma=False, interpreted=True
@@ -75,17 +78,18 @@ def chip_of(device: torch.device) -> Chip:
         shared = int(getattr(found, "local_mem_size", 64 * 1024)) // 1024
         return Chip(units, shared, fp8_convert=False, ptx=False, wgmma=False, interpreted=False)
     properties = torch.cuda.get_device_properties(device)
-    cuda = torch.version.hip is None
-    capability = (properties.major, properties.minor)
     shared = int(getattr(properties, "shared_memory_per_block_optin", 0) or 64 * 1024) // 1024
     return Chip(
         multiprocessors=properties.multi_processor_count,
         shared_memory_kib=shared,
-        fp8_convert=cuda and capability >= (8, 9),
-        ptx=cuda and capability >= (8, 0),
-        wgmma=cuda and properties.major == 9,
+        **abilities(features),
         interpreted=False,
     )
+
+
+def abilities(features: Collection[str]) -> dict[str, bool]:
+    """The facts of a Chip that features of the table's architecture decide."""
+    return {"fp8_convert": "mma_fp8" in features, "ptx": "mma_bf16" in features, "wgmma": "wgmma" in features}
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:

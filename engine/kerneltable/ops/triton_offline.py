@@ -24,7 +24,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from kerneltable.ops import triton_fp8_block, triton_fp8_rowwise, triton_mxfp8, triton_quantize, triton_w8a16
-from kerneltable.ops.triton_chip import Chip
+from kerneltable.ops.triton_chip import Chip, abilities
 
 Size = tuple[int, int, int, torch.dtype]
 KERNELS = ("triton_fp8_block", "triton_fp8_rowwise", "triton_w8a16", "triton_mxfp8_w8a16")
@@ -55,9 +55,9 @@ class Target:
     """An architecture as the caller read it from the table."""
 
     name: str
-    platform: str
     capability: list[int] | None
     shared_memory_kib: int | None
+    features: list[str]
 
     def triton(self) -> GPUTarget:
         """The target as Triton names it."""
@@ -67,11 +67,7 @@ class Target:
 
     def chip(self) -> Chip:
         """What the ops would find out about the device."""
-        capability = tuple(self.capability or (0, 0))
-        cuda = self.platform == "cuda"
-        return Chip(
-            132, self.shared_memory_kib or 64, cuda and capability >= (8, 9), cuda, cuda and capability[0] == 9, False
-        )
+        return Chip(132, self.shared_memory_kib or 64, **abilities(self.features), interpreted=False)
 
 
 def meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:

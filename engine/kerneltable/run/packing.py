@@ -13,7 +13,7 @@ from kerneltable.errors import KernelTableError
 from kerneltable.kernels import registry
 from kerneltable.model import CHECKPOINT, Device, Problem, Scheme, Table
 from kerneltable.run.faults import Meaning, meaning_of
-from kerneltable.run.place import chip_for, device_for, packing_on
+from kerneltable.run.place import chip_for, device_for, features_of, packing_on
 from kerneltable.run.trial import same_bytes
 from kerneltable.select import complete
 
@@ -36,7 +36,8 @@ def pack(
 ) -> BoundKernel:  # fmt: skip
     """Call the constructor of a loaded kernel.
 
-    device    the one that decides; None: that of the tensors. A constructor with a parameter `chip` gets its chip
+    device    the one that decides; None: that of the tensors. A constructor with a parameter `chip` gets its chip, one
+              with `features` those of its architecture
     packed    what kernels packed for these tensors, by layout; one with a parameter `packed` shares it or adds its own
     """
     scheme = table.schemes[problem.scheme]
@@ -47,6 +48,8 @@ def pack(
     taken = signature(adapter).parameters
     if registry.CHIP in taken:
         arguments[registry.CHIP] = chip_for(table, device or device_for(where, table), where)
+    if registry.FEATURES in taken:
+        arguments[registry.FEATURES] = features_of(table, device or device_for(where, table))
     layout = table.kernels[kernel].layout
     shares = packed is not None and layout != CHECKPOINT and registry.PACKED in taken
     if packed is not None and shares:

@@ -86,6 +86,14 @@ def chip_for(table: Table, device: Device, where: torch.device) -> CudaChip | No
     return cuda_chip(platform.architectures[device.architecture], units)
 
 
+def features_of(table: Table, device: Device) -> frozenset[str]:
+    """What the table says that a device's chip can do; none where it does not know the chip."""
+    platform = table.platforms.get(device.platform)
+    if platform is None or device.architecture is None:
+        return frozenset()
+    return platform.architectures[device.architecture].features
+
+
 def check_place(device: Device, where: torch.device, table: Table | None = None) -> str | None:
     """Why tensors at `where` cannot be computed by this device; None when they can.
 

@@ -93,9 +93,9 @@ def _compiled(kernel: Kernel, chips: list[Architecture], environment: Mapping[st
     targets = [
         {
             "name": chip.name,
-            "platform": chip.platform,
             "capability": chip.capability,
             "shared_memory_kib": chip.shared_memory_kib,
+            "features": sorted(chip.features),
         }
         for chip in chips
     ]
