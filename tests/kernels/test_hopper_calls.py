@@ -55,6 +55,18 @@ def test_fp8_block_launches_what_its_stages_launch(m: int, with_bias: bool, driv
     assert (place, words) == (scales + -(-3 * -(-m // 4) * 16 // 256) * 256, 0)
 
 
+@pytest.mark.parametrize("strange", ["odd address", "columns apart"])
+def test_a_weight_that_tiles_cannot_be_copied_from_is_copied_once(strange: str, driver: Driver) -> None:
+    room = torch.zeros(N * K + 1, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    weight = room[1:].view(N, K) if strange == "odd address" else room[:-1].view(K, N).t()
+    problem = Problem("fp8_block_w8a8", n=N, k=K, output="bf16")
+    scale = torch.ones(-(-N // 128), -(-K // 128))
+    kernel = hopper_fp8_block.Kernel(problem, weight=weight, weight_scale=scale, chip=CHIP)
+    kernel(torch.randn(9, K).bfloat16(), None)
+    assert driver.maps
+    assert all(address % 16 == 0 and step % 16 == 0 for address, _, _, _, step, _ in driver.maps.values())
+
+
 def test_divided_tiles_share_memory_whose_flags_the_quantizer_clears(driver: Driver) -> None:
     n, k, m = 2048, 8192, 300
     problem = Problem("fp8_block_w8a8", n=n, k=k, output="bf16")

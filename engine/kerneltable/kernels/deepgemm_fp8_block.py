@@ -24,16 +24,22 @@ if TYPE_CHECKING:
 class Kernel:
     """A bound layer: the weight as in the checkpoint, its scales widened to f32 once."""
 
-    distribution = "deep-gemm"
-
     def __init__(
-        self, problem: Problem, *, weight: torch.Tensor, weight_scale: torch.Tensor, chip: CudaChip | None = None
+        self,
+        problem: Problem,
+        *,
+        weight: torch.Tensor,
+        weight_scale: torch.Tensor,
+        chip: CudaChip | None = None,
+        distribution: str = "deep-gemm",
     ) -> None:
         """Pack: weight [n, k] e4m3, weight_scale [ceil(n / 128), k / 128] f32, bf16 or e8m0.
 
-        errors   KernelUnavailable when deep_gemm cannot be imported or has no fp8_gemm_nt, and on a second CUDA device
+        distribution  whose deep_gemm errors speak of
+        errors        KernelUnavailable when deep_gemm cannot be imported or has no fp8_gemm_nt, and on a second CUDA
+                      device
         """
-        self._gemm = library_function("deep_gemm", "fp8_gemm_nt", self.distribution)
+        self._gemm = library_function("deep_gemm", "fp8_gemm_nt", distribution)
         with on_one_device("deep_gemm", weight.device):
             self._weight = (weight.contiguous(), widen_scale(weight_scale).contiguous())
             self._quantize = input_quantizer(problem, weight.device, chip=chip, by_column=True)

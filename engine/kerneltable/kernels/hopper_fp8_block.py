@@ -19,7 +19,7 @@ from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_launch import TensorMap
 from kerneltable.ops.cuda_memory import give_back, take
 from kerneltable.ops.cuda_quantize import prepare, quantize_block_by_column, quantizer
-from kerneltable.ops.cuda_vectors import Launch, rows_of, width_of
+from kerneltable.ops.cuda_vectors import Launch, aligned, rows_of, width_of
 from kerneltable.ops.hopper import map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice, Tiled
 from kerneltable.ops.hopper_fp8_launch import Launch as ProductLaunch
@@ -93,7 +93,7 @@ class Kernel:
         self.chip = needed(chip, "hopper_fp8_block", weight.device)
         self.problem = problem
         self._n, self._k = problem.n, problem.k
-        self.weight = weight.contiguous()
+        self.weight = aligned(weight)
         self.weight_scale = op.weight_scale_of(widen_scale(weight_scale))
         self._scale_address = self.weight_scale.plain.data_ptr()
         self._empty = output_of(0, problem.n, problem.output, weight.device)

@@ -15,7 +15,7 @@ from kerneltable.ops import hopper_fp8_once
 from kerneltable.ops import hopper_fp8_rowwise as op
 from kerneltable.ops import hopper_fp8_rowwise_once as once_op
 from kerneltable.ops.cuda_chip import CudaChip, needed
-from kerneltable.ops.cuda_vectors import rows_of, width_of
+from kerneltable.ops.cuda_vectors import aligned, rows_of, width_of
 from kerneltable.ops.hopper import map_of, output_of, settle
 from kerneltable.ops.hopper_fp8_choice import DEPTH, FEW_ROWS, Choice
 from kerneltable.ops.hopper_fp8_launch import Launch, Place
@@ -59,8 +59,8 @@ class Kernel:
         self.chip = needed(chip, "hopper_fp8_rowwise", weight.device)
         self.problem = problem
         self._n, self._k = problem.n, problem.k
-        self.weight = _aligned(weight)
-        self.weight_scale = _aligned(widen_scale(weight_scale).reshape(-1).expand(problem.n))
+        self.weight = aligned(weight)
+        self.weight_scale = aligned(widen_scale(weight_scale).reshape(-1).expand(problem.n))
         self._quantize = input_quantizer(problem, weight.device, input_scale, input_scale_ub, chip=self.chip)
         self._bias = WideBias()
         static = problem.input_scaling == "static"
@@ -130,9 +130,3 @@ class Kernel:
         )  # fmt: skip
         memory = memory_of(self.weight.device, hopper_fp8_once.words(k, max(m, FEW_ROWS)))
         return Places(launch.function, memory, make)
-
-
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, contiguous, at a multiple of 16 bytes."""
-    whole = tensor.contiguous()
-    return whole if whole.data_ptr() % 16 == 0 else whole.clone()

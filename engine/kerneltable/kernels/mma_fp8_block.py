@@ -11,7 +11,7 @@ from kerneltable.ops import cuda_parts, cuda_quantize
 from kerneltable.ops import mma_fp8_block as op
 from kerneltable.ops.cuda_chip import CudaChip, needed
 from kerneltable.ops.cuda_memory import give_back, take
-from kerneltable.ops.cuda_vectors import Launch
+from kerneltable.ops.cuda_vectors import Launch, aligned
 from kerneltable.ops.hopper import ceil_div, output_of
 from kerneltable.ops.torch_fp8 import widen_scale
 from kerneltable.ops.wide_bias import WideBias
@@ -56,8 +56,7 @@ class Kernel:
         """
         self.chip = needed(chip, "mma_fp8_block", weight.device)
         self.problem = problem
-        whole = weight.contiguous()
-        self.weight = whole if whole.data_ptr() % 16 == 0 else whole.clone()
+        self.weight = aligned(weight)
         self.weight_scale = widen_scale(weight_scale).contiguous()
         self._weights = (self.weight.data_ptr(), self.weight_scale.data_ptr())
         self._empty = output_of(0, problem.n, problem.output, weight.device)

@@ -65,6 +65,12 @@ def readable(x: torch.Tensor, width: int) -> torch.Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of it, contiguous and at a multiple of 16 bytes, as copies of tiles and vectors want it."""
+    whole = tensor.contiguous()
+    return whole if whole.data_ptr() % 16 == 0 else whole.clone()
+
+
 def rows_of(x: torch.Tensor, width: int) -> tuple[torch.Tensor, int]:
     """x [m, k] as it can be read `width` numbers at a time, and how many numbers its rows are apart."""
     if x.is_contiguous() and not x.data_ptr() % 16:

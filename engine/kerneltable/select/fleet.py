@@ -27,11 +27,6 @@ def future_chips(table: Table) -> tuple[Device, ...]:
     return tuple(found)
 
 
-def on_platform(devices: tuple[Device, ...], platform: str) -> tuple[Device, ...]:
-    """Those of one platform."""
-    return tuple(one for one in devices if one.platform == platform)
-
-
 def _asked(table: Table, platform: Platform, chip: str) -> str:
     """The name by which `--device` finds this architecture: its own, with the platform where that is needed."""
     try:
