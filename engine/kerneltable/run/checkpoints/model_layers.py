@@ -15,6 +15,8 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from kerneltable.errors import CheckpointError, KernelInputError, LayerError
 from kerneltable.run.checkpoints.checkpoint import Contents, Found, quant_linear, refusal_text
+from kerneltable.run.checkpoints.direct_reads import direct_reads
+from kerneltable.run.checkpoints.widened import say_widened, widened_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,6 +45,7 @@ class Pending(torch.nn.Module):
     def __init__(self, found: Found) -> None:
         super().__init__()
         self.form: GroupFormat = found.format
+        self.source = next((entry.name.rpartition(".")[0] for entry in found.entries.values()), "")
         for part, entry in found.entries.items():
             empty = torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta")
             self.register_parameter(part, torch.nn.Parameter(empty, requires_grad=False))
@@ -107,21 +110,34 @@ def place_layers(model: PreTrainedModel, contents: Contents, entries: Mapping[st
         model.set_submodule(module, Pending(found[name]))
 
 
-def bind_layers(model: torch.nn.Module, table: Table, device: Device | None, options: Mapping[str, Any]) -> None:
+def bind_layers(
+    model: torch.nn.Module, table: Table, device: Device | None, options: Mapping[str, Any]
+) -> tuple[str, ...]:
     """Turn every Pending layer, loaded by now, into a QuantLinear; one after the other lets go of what it released.
+
+    Layers whose weight the model's own code reads become plain linears, with a warning: codes would be read as numbers.
 
     device   None: where each layer's tensors are
     options  input, output, kernel, keep_checkpoint, as in load_linears
+    returns  names, as in the files, of the layers that became plain linears
     errors   CheckpointError (a tensor is missing, offloaded, sharded or wrong), NoKernelError
     """
-    for name in [name for name, module in model.named_modules() if isinstance(module, Pending)]:
-        pending: Any = model.get_submodule(name)
+    waiting = {name: module for name, module in model.named_modules() if isinstance(module, Pending)}
+    readers = direct_reads(model, waiting)
+    say_widened(readers)
+    plain = tuple(waiting[name].source for name in readers)
+    for name in list(waiting):
+        pending: Any = waiting.pop(name)
         tensors = dict(_loaded(name, pending))
         try:
-            layer = quant_linear(pending.form, tensors, table, device, options, name)
+            if name in readers:
+                layer: Any = widened_linear(pending.form, tensors, table, options["input"], name)
+            else:
+                layer = quant_linear(pending.form, tensors, table, device, options, name)
         except LayerError as error:
             raise CheckpointError(str(error)) from error
         model.set_submodule(name, layer.train(pending.training))
+    return plain
 
 
 def _misfit(model: PreTrainedModel, module: str | None, found: Found) -> str | None:

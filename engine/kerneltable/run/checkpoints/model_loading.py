@@ -38,6 +38,9 @@ def load(
 ) -> PreTrainedModel:
     """Load a model whose quantized linears are QuantLinear layers, in evaluation mode.
 
+    A layer whose weight the model's own code reads (a router that calls F.linear itself) becomes a plain linear of the
+    numbers that its codes stand for, with a warning; no kernel computes it.
+
     model_dir    a folder with config.json and safetensors; read as data, nothing in it is executed
     table        None: the shipped table
     device       a Device, a name of the table ("cuda", "cpu", "h200"), or None for the present machine's

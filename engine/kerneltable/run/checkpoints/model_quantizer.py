@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +70,14 @@ class KernelTableConfig(QuantizationConfigMixin):  # type: ignore[misc, unused-i
         return (config, kwargs) if return_unused_kwargs else config
 
     def to_dict(self) -> dict[str, Any]:
-        """What save_pretrained writes: the section as it came."""
+        """What save_pretrained writes: the section as it came, and layers that are quantized no more as ignored."""
         return deepcopy(self.section)
+
+    def leave_alone(self, layers: Sequence[str]) -> None:
+        """Name layers that became plain linears among those that the section ignores."""
+        key = "modules_to_not_convert" if self.quant_method == "fp8" else "ignore"
+        if layers:
+            self.section[key] = [*(self.section.get(key) or ()), *layers]
 
 
 class KernelTableQuantizer(HfQuantizer):  # type: ignore[misc, unused-ignore]
@@ -138,7 +144,9 @@ class KernelTableQuantizer(HfQuantizer):  # type: ignore[misc, unused-ignore]
         caller = self.options
         chosen = {"kernel": caller.kernel, "verify": caller.verify, "keep_checkpoint": caller.keep_checkpoint}
         options = {"input": self.input, "output": None, "model": model.name_or_path, **chosen}
-        bind_layers(model, self.table, self.options.device, options)
+        plain = bind_layers(model, self.table, self.options.device, options)
+        config: Any = self.quantization_config
+        config.leave_alone(plain)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
