@@ -223,6 +223,29 @@ def test_scales_without_a_weight_that_the_config_ignores_or_attention_has_are_le
     assert {"attn", "experts"}.isdisjoint(linears.left_alone)
 
 
+def test_weights_that_torch_keeps_under_other_names_are_no_quantized_layers(tmp_path, table):
+    """weight_norm has weight_g and weight_v, recurrent layers weight_ih_l0 and weight_hh_l0."""
+    audio = {"conv.weight_g": torch.ones(1, 1, 3), "conv.weight_v": torch.ones(4, 4, 3), "conv.bias": torch.ones(4)}
+    names = ("weight_ih_l0", "weight_hh_l0", "weight_ih_l0_reverse")
+    recurrent = {f"lstm.{name}": torch.ones(4, 4) for name in names}
+    linears = load(write(tmp_path / "m", linear("a") | audio | recurrent, FP8_BLOCK), table)
+    assert (list(linears), dict(linears.refused)) == (["a"], {})
+
+
+def test_a_group_of_a_config_that_quantizes_nothing_leaves_its_layers_alone(tmp_path, table):
+    weights = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True}
+    groups = {"g": {"targets": ["Linear"], "weights": weights}, "UNQUANTIZED": ["re:.*gate$"], "h": {"targets": ["b"]}}
+    section = {"quant_method": "compressed-tensors", "config_groups": groups}
+    tensors = {"a.weight": torch.ones(128, 256).to(E4M3), "a.weight_scale": torch.ones(128, 1)}
+    tensors |= {f"{name}.weight": torch.ones(8, 256) for name in ("mlp.gate", "b")}
+    linears = load(write(tmp_path / "m", tensors, section), table)
+    assert list(linears) == ["a"]
+    assert dict(linears.left_alone) == {
+        "mlp.gate": "config group UNQUANTIZED quantizes nothing",
+        "b": "config group h quantizes nothing",
+    }
+
+
 def test_an_fp8_weight_without_a_scale_is_refused_with_what_is_missing(tmp_path, table):
     tensors = linear("a") | {"b.weight": torch.ones(128, 256).to(E4M3)}
     folder = write(tmp_path / "m", tensors, FP8_BLOCK)

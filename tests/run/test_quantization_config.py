@@ -135,9 +135,12 @@ NAMES = {"INT8": "INT8", "MXFP4": "MXFP4", "MXFP6A16": "MXFP6", "NVFP4A16": "NVF
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_each_preset_of_the_library_maps_to_a_scheme_or_is_refused_by_name(name):
+def test_each_preset_of_the_library_maps_to_a_scheme_quantizes_nothing_or_is_refused_by_name(name):
     form = group_format(PRESETS[name], None, name)
-    if name in OURS:
+    if name == "UNQUANTIZED":
+        assert form is None
+        assert preset(name) is None
+    elif name in OURS:
         assert form == OURS[name] == preset(name)
     else:
         assert isinstance(form, Unsupported)
@@ -164,14 +167,51 @@ def group(**changes):
         ),
         ({"weights": {"strategy": "attn_head"}}, "per attn_head"),
         ({"output_activations": {"num_bits": 8}}, "quantized outputs"),
-        ({"weights": None}, None),
     ],
 )
 def test_a_group_that_no_scheme_covers_is_refused_by_name(changes, text):
-    asked = group(**changes) if text else {"targets": ["Linear"], "weights": None}
-    form = group_format(asked, "float-quantized", "config")
+    form = group_format(group(**changes), "float-quantized", "config")
     assert isinstance(form, Unsupported)
-    assert (text or "inputs only") in form.format
+    assert text in form.format
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (("input_activations",), "inputs only"),
+        (("output_activations",), "outputs only"),
+        (("input_activations", "output_activations"), "inputs and outputs only"),
+    ],
+)
+def test_a_group_that_quantizes_all_but_weights_is_refused_by_name(parts, name):
+    arguments = {"num_bits": 8, "type": "float", "dynamic": True}
+    form = group_format({"weights": None} | dict.fromkeys(parts, arguments), None, "config")
+    assert isinstance(form, Unsupported)
+    assert form.format == name
+
+
+@pytest.mark.parametrize("nothing", [{}, {"weights": None, "input_activations": None, "output_activations": None}])
+def test_a_group_without_weights_inputs_and_outputs_leaves_its_layers_alone(nothing):
+    groups = {"a": PRESETS["FP8"], "plain": {"targets": ["re:.*gate$"]} | nothing}
+    quantization = read_quantization(compressed(config_groups=groups), "config")
+    verdict = quantization.verdict("m.gate")
+    assert verdict.format is None
+    assert "config group plain quantizes nothing" in verdict.why
+    assert quantization.verdict("m.up").format == OURS["FP8"]
+
+
+def test_the_preset_of_a_group_that_quantizes_nothing_leaves_its_layers_alone():
+    groups = {"FP8": ["Linear"], "unquantized": ["re:.*gate$"]}
+    quantization = read_quantization(compressed(config_groups=groups), "config")
+    assert quantization.verdict("m.gate").format is None
+    assert quantization.verdict("m.up").format == OURS["FP8"]
+
+
+def test_a_layer_that_one_group_quantizes_and_another_leaves_alone_alike_is_refused():
+    groups = {"a": PRESETS["FP8"] | {"targets": ["re:m.*"]}, "b": {"targets": ["re:.*x"]}}
+    form = read_quantization(compressed(config_groups=groups), "config").verdict("m.x").format
+    assert isinstance(form, Unsupported)
+    assert form.format == "ambiguous"
 
 
 @pytest.mark.parametrize("stored", ["pack-quantized", "nvfp4-pack-quantized", "dense", "marlin-24", 3])

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 BESIDE = frozenset({"k_scale", "v_scale", "q_scale", "kv_scale", "output_scale", "prob_scale"})
 """Scales of the key-value cache and of attention that some exporters put beside a linear: not a linear's business."""
 
+WEIGHT_SIGNS = ("scale", "global_scale", "packed", "shape", "zero_point", "g_idx", "bitmask")
+SIGNS = (*(f"weight_{sign}" for sign in WEIGHT_SIGNS), "input_scale", "activation_scale")
+"""How the names of tensors begin that exporters put beside a quantized weight. PyTorch's own weight_g, weight_v (weight
+norm) and weight_ih_l0 (recurrent layers) are plain."""
+
 LONGEST_NAME = 512
 
 
@@ -242,7 +247,7 @@ def _has_weight(parts: Mapping[str, Entry]) -> bool:
 
 def _signs(parts: Mapping[str, Entry]) -> str:
     """What shows that a layer is quantized in the files; "" for a plain layer."""
-    signs = [part for part in sorted(parts) if part.startswith(("weight_", "input_scale", "activation_scale"))]
+    signs = [part for part in sorted(parts) if part.startswith(SIGNS)]
     weight = parts.get("weight")
     if weight is not None and weight.dtype not in ("F64", "F32", "F16", "BF16"):
         signs.append(f"a weight in {weight.dtype}")

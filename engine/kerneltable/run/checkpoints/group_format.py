@@ -41,6 +41,9 @@ PRESETS = {
 }
 """Groups given by name alone, as the compressed-tensors library defines them (version 0.20)."""
 
+UNQUANTIZED = "UNQUANTIZED"
+"""The library's preset of a group that quantizes nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
@@ -56,13 +59,16 @@ class Arguments:
     scale_dtype: str
 
 
-def preset(name: str) -> GroupFormat | Unsupported:
-    """The format of a group that is a preset's name with a list of targets."""
-    return PRESETS.get(name.upper()) or Unsupported(name, f"no scheme has this preset; known are {', '.join(PRESETS)}")
+def preset(name: str) -> GroupFormat | Unsupported | None:
+    """The format of a group that is a preset's name with a list of targets; None: it leaves them alone."""
+    if name.upper() == UNQUANTIZED:
+        return None
+    known = ", ".join((*PRESETS, UNQUANTIZED))
+    return PRESETS.get(name.upper()) or Unsupported(name, f"no scheme has this preset; known are {known}")
 
 
-def group_format(group: Json, stored: object, where: str) -> GroupFormat | Unsupported:
-    """The scheme of a config group.
+def group_format(group: Json, stored: object, where: str) -> GroupFormat | Unsupported | None:
+    """The scheme of a config group; None for one that has neither weights, inputs nor outputs: it leaves layers alone.
 
     group    the group's object; stored: its `format`, else the config's
     errors   CheckpointError when a part is of a wrong kind (a format that is merely unknown is returned)
@@ -70,7 +76,7 @@ def group_format(group: Json, stored: object, where: str) -> GroupFormat | Unsup
     weights = read_arguments(group.get("weights"), f"{where}.weights")
     inputs = read_arguments(group.get("input_activations"), f"{where}.input_activations")
     if weights is None:
-        return Unsupported("inputs only", "no scheme quantizes inputs and leaves weights alone")
+        return _weightless(inputs is not None, group.get("output_activations") is not None)
     label = format_name(weights)
     if weights.kind != "float" or weights.bits != 8 or weights.strategy == "tensor_group":
         return Unsupported(label, f"no scheme has {label} weights")
@@ -85,6 +91,12 @@ def group_format(group: Json, stored: object, where: str) -> GroupFormat | Unsup
     if label == "MXFP8" or stored == "mxfp8-quantized":
         return _mxfp8(inputs)
     return _fp8(weights, inputs)
+
+
+def _weightless(inputs: bool, outputs: bool) -> Unsupported | None:
+    """What a group without weights is."""
+    asked = " and ".join(name for name, there in (("inputs", inputs), ("outputs", outputs)) if there)
+    return Unsupported(f"{asked} only", f"no scheme quantizes {asked} and leaves weights alone") if asked else None
 
 
 def format_name(arguments: Arguments) -> str:

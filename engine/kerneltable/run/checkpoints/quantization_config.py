@@ -25,11 +25,11 @@ METHODS = f"fp8, compressed-tensors and modelopt ({', '.join(MODELOPT)}, MIXED_P
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Layers of one format: who belongs to it, and what it is."""
+    """Layers of one format: who belongs to it, and what it is; None: the group leaves its layers alone."""
 
     name: str
     targets: Patterns
-    format: GroupFormat | Unsupported
+    format: GroupFormat | Unsupported | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ class Quantization:
         if any(group.format != chosen[0].format for group in chosen):
             names = ", ".join(group.name for group in chosen)
             return Verdict(Unsupported("ambiguous", f"config groups {names} target it alike and differ"), True)
+        if chosen[0].format is None:
+            return Verdict(None, False, f"config group {chosen[0].name} quantizes nothing")
         return Verdict(chosen[0].format, expected)
 
 
