@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from kerneltable.cli import main
-from kerneltable.errors import CheckpointError
-from kerneltable.run.checkpoints.generation import read_tokenizer
+from kerneltable.errors import CheckpointError, KernelFault
+from kerneltable.run.checkpoints.generation import generate, read_tokenizer
 from kerneltable.run.checkpoints.model_loading import load
 from kerneltable.run.checkpoints.samples import write_sample
 from kerneltable.run.ledger import shared_ledger
@@ -104,12 +104,37 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="its tokenizer cannot be read"):
         read_tokenizer(tmp_path, 512)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(CheckpointError, match="its tokenizer cannot be read: KeyError"):
+        read_tokenizer(tmp_path, 512)
+
+
+def test_what_transformers_raises_while_it_generates_is_an_error_with_the_folder(capsys, sample, tmp_path):
+    folder = rewrite(sample, tmp_path / "m")
+    (folder / "generation_config.json").write_text('{"eos_token_id": "x"}')
+    assert main(["run", str(folder), "--device", "cpu", "--generate", "Hello", "--tokens", "2"]) == 2
+    printed = capsys.readouterr()
+    assert f"{folder}: transformers cannot generate with it: TypeError" in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KernelFault("kernel x: was wrong"), KeyboardInterrupt()])
+def test_errors_of_memory_and_of_kernels_pass_while_text_is_generated(sample, monkeypatch, error):
+    model = load(sample, device="cpu")
+
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(model, "generate", fail)
+    with pytest.raises(type(error)):
+        generate(model, sample, "Hello", 2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--generate", ""], "wanted at least one id"),
+        (["--generate", ""], "next: give a text"),
         (["--generate", "Hello", "--tokens", "0"], "N must be 1 to"),
         (["--generate", "Hello", "--force", "torch_scaled_mm_block"], "torch_scaled_mm_block"),
     ],

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kerneltable.errors import CheckpointError
+from kerneltable.run.checkpoints.blame import speaks_of_checkpoint
+from kerneltable.run.faults import reason_of
 from kerneltable.run.linear import QuantLinear
 
 if TYPE_CHECKING:
@@ -63,18 +65,31 @@ def generate(model: PreTrainedModel, folder: Path, prompt: str, tokens: int) -> 
 
     folder   where the tokenizer is; without one, bytes are the ids
     tokens   how many to make at most; fewer if the model ends the text
-    errors   CheckpointError: no prompt, a prompt with ids outside the vocabulary, a tokenizer that cannot be read
+    errors   CheckpointError: no prompt, a prompt with ids outside the vocabulary, a tokenizer that cannot be read, or
+             transformers cannot generate with the model, such as for values of generation_config.json
     """
     vocabulary = _embeddings(model).shape[0]
     tokenizer = read_tokenizer(folder, vocabulary)
     prompt_ids = tokenizer.encode(prompt)
     if not prompt_ids or max(prompt_ids) >= vocabulary:
         found = "no ids" if not prompt_ids else f"id {max(prompt_ids)}"
-        raise CheckpointError(f"prompt: wanted at least one id below the vocabulary's {vocabulary}; found {found}")
-    _continue(model, prompt_ids, min(tokens, 2))  # kernels are packed and compiled before the clock starts
-    start = perf_counter()
-    made = _continue(model, prompt_ids, tokens)
-    seconds = perf_counter() - start
+        step = "give another text" if prompt else "give a text"
+        raise CheckpointError(
+            f"prompt: wanted at least one id below the vocabulary's {vocabulary}, and none above; found {found} "
+            f"({tokenizer.name}); next: {step}, or the model's own tokenizer in {folder}"
+        )
+    try:
+        _continue(model, prompt_ids, min(tokens, 2))  # kernels are packed and compiled before the clock starts
+        start = perf_counter()
+        made = _continue(model, prompt_ids, tokens)
+        seconds = perf_counter() - start
+    except Exception as error:  # a model's code may raise anything
+        if not speaks_of_checkpoint(error):
+            raise
+        raise CheckpointError(
+            f"{folder}: transformers cannot generate with it: {reason_of(error)}; next: hold "
+            "generation_config.json and config.json against the model"
+        ) from error
     what = (tuple(prompt_ids), made, tokenizer.decode(made), tokenizer.name, seconds)
     return Generated(*what, kernels_of(model), *memory_of(model))
 
@@ -112,7 +127,7 @@ def read_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
     try:
         found: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a tokenizer's reader may raise anything
-        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {str(error)[:300]}") from error
+        raise CheckpointError(f"{folder}: its tokenizer cannot be read: {reason_of(error)}") from error
     return Tokenizer(
         lambda text: [int(i) for i in found(text)["input_ids"]],
         lambda ids: str(found.decode(list(ids))),

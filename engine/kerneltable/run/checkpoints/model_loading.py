@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from kerneltable.errors import CheckpointError, KernelTableError
+from kerneltable.errors import CheckpointError
+from kerneltable.run.checkpoints.blame import speaks_of_checkpoint
 from kerneltable.run.checkpoints.checkpoint import read_config
 from kerneltable.run.checkpoints.model_quantizer import METHODS, Options, Section, register, registered, unregister
 from kerneltable.run.checkpoints.shards import read_json
-from kerneltable.run.faults import Meaning, meaning_of, reason_of
+from kerneltable.run.faults import reason_of
 from kerneltable.run.place import present_device, shipped_table, torch_device
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _from_pretrained(folder: Path, auto: Any, chosen: Options, options: Mapping[
         config.quantization_config = _section(folder, config, chosen)
         model, report = auto.from_pretrained(folder, config=config, **data_only, **told, **options)
     except Exception as error:  # a config's and a model's code may raise anything
-        if _passes(error):
+        if not speaks_of_checkpoint(error):
             raise
         raise CheckpointError(
             f"{folder}: transformers cannot load it: {reason_of(error)}; next: hold config.json against the files, and "
@@ -97,12 +98,6 @@ def _from_pretrained(folder: Path, auto: Any, chosen: Options, options: Mapping[
         if not was_registered:
             unregister()
     return model, report
-
-
-def _passes(error: Exception) -> bool:
-    """Errors that say nothing about the checkpoint: kerneltable's own, of memory, and of a device."""
-    own = isinstance(error, KernelTableError | MemoryError | torch.AcceleratorError)
-    return own or meaning_of(error) is not Meaning.KERNEL
 
 
 def _gaps(model: PreTrainedModel, report: Mapping[str, Any], may_have_new_head: bool) -> dict[str, str]:
