@@ -58,7 +58,7 @@ def say_widened(readers: Mapping[str, str]) -> None:
         listed = [f"{name} (read by {method})" for name, method in list(readers.items())[:4]]
         more = [f"{len(readers) - 4} more"] if len(readers) > 4 else []
         logging.getLogger(__name__).warning(
-            "%d quantized layers become plain linears of widened weights, which no kernel of the table computes: the "
+            "%d quantized layers become plain linears of widened weights, which no kernel of the table computes; the "
             "model's own code reads their weights: %s; a checkpoint whose config ignores them loads without this",
             len(readers),
             ", ".join([*listed, *more]),
