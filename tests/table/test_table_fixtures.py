@@ -21,6 +21,7 @@ BAD_OVERRIDES = sorted((TABLES / "bad-overrides").iterdir())
 UNSEEN = {
     "KT102", "KT121", "KT122", "KT125",             # files that a repository cannot hold: test_table_source.py
     "KT321", "KT322", "KT323", "KT324",             # against constructors: test_table_checks.py
+    "KT412",                                        # over a table with conditions: test_table_ordering.py
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The order verbs: replace alone, or remove, prepend, append, before, after, always in this sequence.
 
-A kernel that is put somewhere and is listed already moves: its old steps go.
+A step that is put somewhere moves when the route has it already: the one with the same `when`, or the one without. The
+other steps of its kernel stay; what this does to their conditions is said in a note (placing.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 from kerneltable.table.merge import Merged, RouteKey, kernel_node, kernel_of
 from kerneltable.table.node import Node
+from kerneltable.table.placing import Placing, condition_of
 from kerneltable.table.report import Report, nearest, shown
 
 Steps = tuple[Node, ...]
@@ -20,13 +22,16 @@ def apply_order(merged: Merged, key: RouteKey, order: Node, report: Report) -> N
     before, noted = merged.steps(key), len(report.findings)
     if not _consistent(merged, key, order, report):
         return
-    whole = order.at("replace")
-    steps = whole.items() if whole is not None else _apply_verbs(merged, key, order, before, report)
+    whole, placing = order.at("replace"), Placing(key, before)
+    steps = whole.items() if whole is not None else _apply_verbs(merged, order, placing, report)
     merged.removed |= {(key, name) for name in _kernels(before) - _kernels(steps)}
     merged.removed -= {(key, name) for name in _kernels(steps)}
     if len(report.findings) == noted and [s.plain() for s in steps] == [s.plain() for s in before]:
         message = f"route {shown('/'.join(key))}: the order is so already"
         report.add("KT405", message, order.mark, path=("routes", *key, "order"), help="take it out")
+    else:
+        for message, node, help in placing.notes:
+            report.add("KT412", message, node.mark, path=("routes", *key, "order"), length=node.length, help=help)
     if not steps and not merged.allow_empty:
         message = f"route {shown('/'.join(key))}: no kernel is left"
         help = "leave one, or add `allow_empty: true` to this file"
@@ -54,24 +59,25 @@ def _verbs(order: Node) -> Iterator[tuple[str, Node | None, Steps]]:
 
 
 def _consistent(merged: Merged, key: RouteKey, order: Node, report: Report) -> bool:
-    """Every kernel exists and stands in one verb alone."""
+    """Every kernel exists, and every step stands in one verb alone."""
     section = merged.root.at("kernels")
     known = list(section.entries()) if section else []
-    seen: dict[str, Node] = {}
+    seen: dict[str, list[tuple[str, Node]]] = {}
     good = True
     for verb, anchor, steps in _verbs(order):
         for node in ([anchor] if anchor else []) + [kernel_node(step) for step in steps]:
-            name = str(node.value)
-            if name not in known:
-                message = f"route {shown('/'.join(key))}: {verb}: unknown kernel {shown(name)}"
-                _say(report, "KT301", message, node, nearest(name, known))
+            if node.value not in known:
+                message = f"route {shown('/'.join(key))}: {verb}: unknown kernel {shown(node.value)}"
+                _say(report, "KT301", message, node, nearest(str(node.value), known))
                 good = False
-            elif node is not anchor and verb != "replace":
-                if name in seen:
-                    message = f"route {shown('/'.join(key))}: {name} stands in two places of this order"
-                    _say(report, "KT409", message, node, f"keep one of them; the first is at {seen[name].mark}")
-                    good = False
-                seen[name] = node
+        for step in steps if verb != "replace" else ():
+            name, node = str(kernel_of(step)), kernel_node(step)
+            first = next((one for one in seen.get(name, ()) if _undoes(one, (verb, step))), None)
+            if first is not None and name in known:
+                message = f"route {shown('/'.join(key))}: {name} stands in two places of this order"
+                _say(report, "KT409", message, node, f"keep one of them; the first is at {first[1].mark}")
+                good = False
+            seen.setdefault(name, []).append((verb, step))
         if anchor is not None and anchor.value in (kernel_of(step) for step in steps):
             message = f"route {shown('/'.join(key))}: {anchor.value} cannot stand {verb} itself"
             _say(report, "KT409", message, anchor, "name another kernel")
@@ -79,31 +85,27 @@ def _consistent(merged: Merged, key: RouteKey, order: Node, report: Report) -> b
     return good
 
 
+def _undoes(one: tuple[str, Node], other: tuple[str, Node]) -> bool:
+    """Whether of two places of a kernel in one order only one can count: steps with different `when` are two bands."""
+    return "remove" in (one[0], other[0]) or condition_of(one[1]) == condition_of(other[1])
+
+
 def _say(report: Report, code: str, message: str, node: Node, help: str) -> None:
     report.add(code, message, node.mark, length=node.length, help=help)
 
 
-def _apply_verbs(merged: Merged, key: RouteKey, order: Node, steps: Steps, report: Report) -> Steps:
+def _apply_verbs(merged: Merged, order: Node, placing: Placing, report: Report) -> Steps:
     for verb, anchor, moved in _verbs(order):
-        names = {kernel_of(step) for step in moved}
         if verb == "remove":
             for node in moved:
-                _check_listed(merged, key, node, steps, report)
-        kept = tuple(step for step in steps if kernel_of(step) not in names)
-        if verb == "remove":
-            steps = kept
-        elif verb == "prepend":
-            steps = (*moved, *kept)
-        elif verb == "append":
-            steps = (*kept, *moved)
-        elif anchor is not None:
-            places = [place for place, step in enumerate(kept) if kernel_of(step) == anchor.value]
-            if not places:
-                _not_listed(key, anchor, steps, report)
-                continue
-            at = places[0] if verb == "before" else places[-1] + 1
-            steps = (*kept[:at], *moved, *kept[at:])
-    return steps
+                _check_listed(merged, placing.key, node, placing.steps, report)
+            names = {kernel_of(step) for step in moved}
+            placing.steps = tuple(step for step in placing.steps if kernel_of(step) not in names)
+        elif anchor is not None and anchor.value not in _kernels(placing.steps):
+            _not_listed(placing.key, anchor, placing.steps, report)
+        else:
+            placing.put(moved, verb, None if anchor is None else anchor.text())
+    return placing.steps
 
 
 def _check_listed(merged: Merged, key: RouteKey, node: Node, steps: Steps, report: Report) -> None:

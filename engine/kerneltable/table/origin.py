@@ -6,8 +6,9 @@ what is there before and after is compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from kerneltable.model import Mark, Table
 from kerneltable.table.merge import Merged, kernel_of, listed_kernels
@@ -117,12 +118,8 @@ def _note_list(history: _History, path: Path, node: Node, override: Node | None)
     gone = history.removed.setdefault(path, {})
     before = {key: _Value(one.text, one.mark, one.replaced) for key, one in gone.items()}
     before |= history.items.get(path, {})
-    now: dict[tuple[str, int], _Value] = {}
-    seen: dict[str, int] = {}
-    for item in node.items():
-        name = kernel_of(item) or said(item)
-        seen[name] = seen.get(name, -1) + 1
-        now[name, seen[name]] = _later(before.get((name, seen[name])), item)
+    items = node.items()
+    now = {key: _later(before.get(key), item) for key, item in zip(_keys(items, before), items, strict=True)}
     for key, value in before.items():
         if key in now:
             gone.pop(key, None)
@@ -130,6 +127,26 @@ def _note_list(history: _History, path: Path, node: Node, override: Node | None)
             by = _remover(override, path, key[0]) or node.mark
             gone[key] = Origin(path, value.text, value.mark, value.replaced, removed=by)
     history.items[path] = now
+
+
+def _keys(items: Sequence[Node], before: Mapping[tuple[str, int], _Value]) -> list[tuple[str, int]]:
+    """A key for each item: that of the earlier one at its place, else with its text, else of its name; or a new one."""
+    names = [kernel_of(item) or said(item) for item in items]
+    keys: dict[int, tuple[str, int]] = {}
+    taken: set[tuple[str, int]] = set()
+    for same in (lambda old, new: old.mark == new.mark, lambda old, new: old.text == said(new), lambda old, new: True):
+        for place, item in enumerate(items):
+            free = ((key, value) for key, value in before.items() if key[0] == names[place] and key not in taken)
+            fits = (key for key, value in free if same(value, item))
+            key = None if place in keys else next(fits, None)
+            if key is not None:
+                keys[place] = key
+                taken.add(key)
+    for place, name in enumerate(names):
+        if place not in keys:
+            keys[place] = (name, next(n for n in count() if (name, n) not in taken and (name, n) not in before))
+            taken.add(keys[place])
+    return [keys[place] for place in range(len(items))]
 
 
 def _remover(override: Node, path: Path, name: str) -> Mark | None:

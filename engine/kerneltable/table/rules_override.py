@@ -31,4 +31,8 @@ RULES = (
          "could be served.", "", "", "Keep one of the two."),
     Rule("KT411", "preferred and switched off", "The route prefers a kernel that `disable` switches off: the rest of "
          "the order decides.", "", "", "Keep one of the two.", "warning"),
+    Rule("KT412", "conditions of other steps", "An order verb speaks of one step of a kernel that has others with a "
+         "`when`. Those are kept, moved with their conditions, or left out because the step now stands in front of "
+         "them without one; a verb never changes a condition.", "", "",
+         "Nothing to do when it is meant; else write the whole order with `replace`.", "note"),
 )  # fmt: skip
