@@ -109,3 +109,27 @@ def test_notes_are_shown_on_request_alone(ask: Ask) -> None:
     assert ask("check", "--format", "json").json["findings"] == []
     for finding in findings:
         assert pasted(ask, finding["witness"]).code == 0
+
+
+def erratum_for_some(tmp_path: Path) -> str:
+    """The shipped table with one erratum for some models."""
+    file = tmp_path / "table.yaml"
+    shipped = (Path(__file__).parents[2] / "dispatch.yaml").read_text()
+    row = '{deny: hopper_fp8_block, when: {models: ["Qwen/*"], m: {max: 8}}, reason: bad, link: "https://a.b/1"}'
+    file.write_text(f"{shipped}errata:\n  - {row}\n")
+    return str(file)
+
+
+def test_an_erratum_for_some_models_is_told_with_commands_that_name_one(ask: Ask, tmp_path: Path) -> None:
+    file = erratum_for_some(tmp_path)
+    answer = ask("diff", "dispatch.yaml", file, "--devices", "h200")
+    assert answer.code == 1
+    assert "hopper_fp8_block (native) -> torch_scaled_mm_block (native), for models Qwen/*\n" in answer.out
+    for change in ask("diff", "dispatch.yaml", file, "--devices", "h200", "--format", "json").json["changes"]:
+        assert change["models"] == ["Qwen/*"]
+        for side, kernel in (("before", change["from"]), ("after", change["to"])):
+            assert pasted(ask, change["explain"][side]).json["chosen"] == kernel
+
+
+def test_show_prints_the_models_of_an_erratum(ask: Ask, tmp_path: Path) -> None:
+    assert "errata.0.when.models: Qwen/*  " in ask("show", "errata", "--table", erratum_for_some(tmp_path)).out

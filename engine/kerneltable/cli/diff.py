@@ -105,6 +105,7 @@ def _change_lines(one: Table, other: Table, change: Change, options: Options) ->
     word = change.loudness
     names = ", ".join(_named(device) for device in change.devices)
     head = f"{word}: {change.scheme} on {names}: {_short(change.before)} -> {_short(change.after)}"
+    head += _of_models(change)
     yield painted(head, word, sys.stdout) if word not in STYLES else _loud(head, word)
     yield f"  where  {region_text(change.space, change.boxes, change.space.ordinary)}"
     said = [f"{name} {_plain(a)} -> {_plain(b)}" for name, (a, b) in change.differences().items() if name != "kernel"]
@@ -166,6 +167,7 @@ def _change_json(one: Table, other: Table, change: Change, options: Options) -> 
         "change": change.loudness,
         "scheme": change.scheme,
         "devices": [_named(device) for device in change.devices],
+        "models": list(change.models),
         "architectures": [device.architecture for device in change.devices],
         "from": change.before.kernel,
         "to": change.after.kernel,
@@ -183,7 +185,9 @@ def _findings(one: Table, other: Table, changes: Iterable[Change], options: Opti
     for change in changes:
         code = "KT511" if change.loudness in STYLES else "KT510"
         names = ", ".join(_named(device) for device in change.devices)
-        message = f"{change.scheme} on {names}: {_short(change.before)} -> {_short(change.after)} for "
+        message = (
+            f"{change.scheme} on {names}: {_short(change.before)} -> {_short(change.after)}{_of_models(change)} for "
+        )
         message += region_text(change.space, change.boxes, change.space.ordinary)
         witness = _commands(one, other, change, options)[1]
         path = f"routes.{change.scheme}.{change.devices[0].platform}"
@@ -198,6 +202,11 @@ def _print_findings(form: str, findings: tuple[Finding, ...]) -> None:
         print(json.dumps(sarif(findings), indent=2))
     else:
         print_lines(github_lines(findings))
+
+
+def _of_models(change: Change) -> str:
+    """Which models a change is about, when it is not about all."""
+    return f", for models {' and '.join(change.models)}" if change.models else ""
 
 
 def _named(device: Device) -> str:

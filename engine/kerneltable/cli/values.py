@@ -155,6 +155,8 @@ def _denial(place: int, denial: Denial) -> Iterator[Value]:
     for name, fact in {**facts, "until": denial.until}.items():
         if fact:
             yield (*top, name), fact, denial.mark
+    if denial.models:
+        yield (*top, "when", "models"), ", ".join(denial.models), denial.mark
     yield from _predicates(denial.predicates, (*top, "when"))
 
 

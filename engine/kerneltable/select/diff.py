@@ -1,13 +1,18 @@
-"""What changes between two tables: the exact regions of problems that another kernel wins, device by device."""
+"""What changes between two tables: the exact regions of problems that another kernel wins, device by device.
+
+First for layers without a name, then for each kind of models that denials of the tables tell apart: what changes for
+these alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kerneltable.model import Device, Mark, Problem, Table
-from kerneltable.select.boxes import Box, joined, meet_all, minus
+from kerneltable.select.boxes import Box, joined, meet_all, minus, minus_all
 from kerneltable.select.fleet import architectures, future_chips
+from kerneltable.select.model_kinds import ModelKind, kinds_of_models, table_for
 from kerneltable.select.regions import simplest_problem, winners
 from kerneltable.select.space import Space, domain, space_of
 
@@ -40,6 +45,7 @@ class Change:
     boxes     disjoint, in space
     where     the step that wins in the second table, else its route, else the step of the first table
     problem   the simplest one of the region
+    models    patterns of the models that this is about; none: layers without a name, and all others
     """
 
     scheme: str
@@ -50,6 +56,7 @@ class Change:
     boxes: tuple[Box, ...]
     problem: Problem
     where: Mark
+    models: tuple[str, ...] = ()
 
     @property
     def loudness(self) -> str:
@@ -82,9 +89,13 @@ def diff(one: Table, other: Table, devices: Sequence[tuple[Device, Device]] | No
     returns   regions of problems with n, k and m of at least 1 (or m unknown); empty when every decision is the same
     """
     pairs = every_device(one, other) if devices is None else devices
+    sides = [
+        (None, one, other),
+        *((kind, table_for(one, kind), table_for(other, kind)) for kind in kinds_of_models(one, other)),
+    ]
     found: list[Change] = []
     for scheme in dict.fromkeys((*one.schemes, *other.schemes)):
-        found += _of_scheme(one, other, scheme, pairs)
+        found += _of_scheme(space_of(scheme, one, other), sides, pairs)
     return tuple(sorted(found, key=lambda change: LOUDNESS.index(change.loudness)))
 
 
@@ -98,23 +109,36 @@ def every_device(one: Table, other: Table) -> list[tuple[Device, Device]]:
     return pairs
 
 
-def _of_scheme(one: Table, other: Table, scheme: str, pairs: Sequence[tuple[Device, Device]]) -> Iterator[Change]:
-    space = space_of(scheme, one, other)
-    groups: dict[tuple[Side, Side, tuple[Box, ...]], list[tuple[Device, Mark]]] = {}
-    for mine, theirs in pairs:
-        after = _sides(other, theirs, space)
-        changed: dict[tuple[Side, Side], tuple[list[Box], Mark]] = {}
-        for side, mark, boxes in _sides(one, mine, space):
-            for later, place, won in after:
-                both = meet_all(boxes, won) if side != later and side.known | later.known else []
-                if both:
-                    changed.setdefault((side, later), ([], place or mark or Mark("", 1, 1)))[0].extend(both)
-        for (side, later), (found, place) in changed.items():
-            groups.setdefault((side, later, tuple(sorted(joined(found)))), []).append((theirs, place))
-    for (side, later, region), where in groups.items():
-        devices = tuple(device for device, _ in where)
-        problem = simplest_problem(space, region)
-        yield Change(scheme, devices, side, later, space, region, problem, where[0][1])
+def _of_scheme(
+    space: Space, sides: Sequence[tuple[ModelKind | None, Table, Table]], pairs: Sequence[tuple[Device, Device]]
+) -> Iterator[Change]:
+    plain: dict[tuple[int, Side, Side], list[Box]] = {}
+    for kind, one, other in sides:
+        groups: dict[tuple[Side, Side, tuple[Box, ...]], list[tuple[Device, Mark]]] = {}
+        for place, (mine, theirs) in enumerate(pairs):
+            for (before, after), (boxes, mark) in _changed(space, (one, mine), (other, theirs)).items():
+                known = plain.setdefault((place, before, after), boxes if kind is None else [])
+                found = boxes if kind is None else minus_all(boxes, known)
+                if found:
+                    groups.setdefault((before, after, tuple(sorted(joined(found)))), []).append((theirs, mark))
+        for (before, after, region), where in groups.items():
+            problem = replace(simplest_problem(space, region), model=None if kind is None else kind.name)
+            devices, models = tuple(device for device, _ in where), () if kind is None else kind.patterns
+            yield Change(space.scheme, devices, before, after, space, region, problem, where[0][1], models)
+
+
+def _changed(
+    space: Space, one: tuple[Table, Device], other: tuple[Table, Device]
+) -> dict[tuple[Side, Side], tuple[list[Box], Mark]]:
+    """What changes on one device, by who computes it before and after, with the place to show."""
+    after = _sides(*other, space)
+    changed: dict[tuple[Side, Side], tuple[list[Box], Mark]] = {}
+    for side, mark, boxes in _sides(*one, space):
+        for later, place, won in after:
+            both = meet_all(boxes, won) if side != later and side.known | later.known else []
+            if both:
+                changed.setdefault((side, later), ([], place or mark or Mark("", 1, 1)))[0].extend(both)
+    return changed
 
 
 def _sides(table: Table, device: Device, space: Space) -> list[tuple[Side, Mark | None, list[Box]]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import lcm
+from shlex import quote
 from typing import Any
 
 from kerneltable.model import Problem, Table
@@ -157,6 +158,7 @@ def explain_command(table: Table, problem: Problem, device: str, more: str = "")
     if problem.output != problem.input:
         words.append(f"--output {problem.output}")
     words += ["--bias"] if problem.bias else []
+    words += [f"--model {quote(problem.model)}"] if problem.model is not None else []
     for name in ("weight_granularity", "weight_block", "weight_scale", "input_granularity", "input_scaling"):
         value, usual = getattr(problem, name), getattr(plain, name)
         needed = (
