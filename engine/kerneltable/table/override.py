@@ -98,8 +98,14 @@ def _merge_kernels(merged: Merged, override: Node, report: Report) -> None:
             continue
         if row is not None:
             _check_narrower(name, row, patch, report)
-        merged.put(("kernels", name), overlay(row, without(patch, ("unsafe", "reason"))), mark)
+        merged.put(("kernels", name), overlay(_without_proof(row, patch), without(patch, ("unsafe", "reason"))), mark)
         merged.touched.add("kernels")
+
+
+def _without_proof(row: Node | None, patch: Node) -> Node | None:
+    """The row below a patch; one that takes back `status: verified` takes the devices of that status along."""
+    status = patch.at("status")
+    return row if row is None or status is None or status.value == "verified" else without(row, ("verified",))
 
 
 def _check_narrower(name: str, row: Node, patch: Node, report: Report) -> None:
