@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from table_samples import codes, laid_over
+from table_samples import TABLES, codes, laid_over
+
+from kerneltable.select.lint import prove
+
+SMALL = str(TABLES / "good" / "small.yaml")
 
 
 @pytest.mark.parametrize("status", ["unverified", "deprecated"])
@@ -22,3 +26,46 @@ def test_a_row_that_keeps_its_status_keeps_its_devices_and_new_ones_need_that_st
     where = 'verified: [{device: h200, date: "2026-11-20"}]'
     table, findings = laid_over(f"kernels: {{reference: {{status: unverified, {where}}}}}\n")
     assert (table, codes(findings), findings[0].mark.file) == (None, ["KT209"], "a.yaml")
+
+
+@pytest.mark.parametrize(("text", "code", "place", "other"), [
+    ('platforms: {cuda: {families: {sm12x: {min: "13.0"}}}}', "KT311", 44, (6, 33)),
+    ("platforms: {cuda: {architectures: {sm90: {features: [wgmma]}}}}", "KT209", 43, None),
+    ("platforms: {cuda: {architectures: {sm80: {like: sm90}}}}", "KT209", 49, (8, 14)),
+    ("platforms: {cuda: {architectures: {sm90: {adds: [tma]}}}}", "KT310", 50, (10, 37)),
+    ("kernels: {fast: {accepts: {k: {max: 64}}}}", "KT311", 37, None),
+    ("kernels: {fast: {accepts: {k: {min: 129, max: 130}}}}", "KT312", 47, None),
+    ("routes: {fp8_w8a8: {cuda: {order: {remove: [reference]}}}}", "KT317", 45, (52, 12)),
+])  # fmt: skip
+def test_what_an_override_brings_about_is_said_at_its_own_line(
+    text: str, code: str, place: int, other: tuple[int, int] | None
+) -> None:
+    findings = [finding for finding in laid_over(f"{text}\n")[1] if finding.code == code]
+    assert (findings[0].mark.file, findings[0].mark.line, findings[0].mark.column) == ("a.yaml", 2, place)
+    if other is not None:
+        assert f"({SMALL}:{other[0]}:{other[1]})" in findings[0].message
+
+
+def test_of_two_overrides_the_later_one_is_named() -> None:
+    lower = "kernels: {fast: {accepts: {m: {max: 64}}}}\n"
+    _, (finding,) = laid_over(lower, "kernels: {fast: {accepts: {m: {min: 65}}}}\n")
+    assert (finding.code, finding.mark.file) == ("KT311", "b.yaml")
+    assert "nothing is from 65 to 64 (a.yaml:2:37)" in finding.message
+
+
+def test_a_table_that_contradicts_itself_is_told_where_it_always_was() -> None:
+    _, (finding,) = laid_over("kernels: {fast: {accepts: {m: {min: 65, max: 64}}}}\n")
+    assert (finding.code, finding.mark.column, "(" in finding.message) == ("KT311", 46, False)
+
+
+@pytest.mark.parametrize("order", ["{remove: [reference]}", "{replace: [fast]}"])
+def test_problems_without_a_kernel_are_laid_to_the_line_that_took_it_out(order: str) -> None:
+    table, _ = laid_over(f"routes: {{fp8_w8a8: {{cuda: {{order: {order}}}}}}}\n")
+    assert table is not None
+    (proof,) = [proof for proof in prove(table) if proof.code == "KT504"]
+    assert (proof.mark.file, proof.mark.line) == ("a.yaml", 2)
+    assert proof.message.startswith("'reference' is taken out here, and nothing else takes this")
+    back = "routes: {fp8_w8a8: {cuda: {order: {append: [reference]}}}}\n"
+    table, _ = laid_over(f"routes: {{fp8_w8a8: {{cuda: {{order: {order}}}}}}}\n", back)
+    assert table is not None
+    assert [proof for proof in prove(table) if proof.code == "KT504"] == []

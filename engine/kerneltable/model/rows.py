@@ -81,7 +81,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A kernel named by a deployment: `require` (it or an error) or `prefer` (it first, then the route)."""
+    """A kernel named by a deployment: `require` (it or an error), `prefer` (it first, then the route), or taken out."""
 
     kernel: str
     mark: Mark
@@ -117,7 +117,10 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Kernels in order of preference for one scheme on one platform."""
+    """Kernels in order of preference for one scheme on one platform.
+
+    removed   kernels that overrides took out, each with the line that did it
+    """
 
     scheme: str
     platform: str
@@ -126,6 +129,7 @@ class Route:
     prefer: Choice | None
     mark: Mark
     terms: Terms = Terms()
+    removed: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from kerneltable.model import Demand, Denial, Device, Mark, Route, Table
+from kerneltable.model import Demand, Denial, Device, Mark, Route, Step, Table
 from kerneltable.select.boxes import Box, joined, meet_all, minus_all
 from kerneltable.select.region_text import region_text
 from kerneltable.select.regions import simplest_problem
@@ -107,6 +107,11 @@ def _taken_back(table: Table, route: Route) -> Iterator[tuple[_Cause, Table]]:
         what = f"'{denial.kernel}' is switched off here, and nothing else takes this"
         help = "leave it on, or limit the row with `platform` and `scheme` to where other kernels take all"
         yield _Cause(denial.mark, ("disable", place, "kernel"), what, help, len(denial.kernel)), table
+    for gone in sorted(route.removed, key=lambda one: table.kernels[one.kernel].kind != "reference"):
+        route = replace(route, steps=(*route.steps, Step(gone.kernel, (), gone.mark)))
+        table = _with_route(table, route)
+        what = f"'{gone.kernel}' is taken out here, and nothing else takes this"
+        yield _Cause(gone.mark, (*_path(route), "order"), what, f"leave '{gone.kernel}' in, or widen a row"), table
 
 
 def _with_route(table: Table, route: Route) -> Table:

@@ -47,7 +47,11 @@ class Survey:
     def space(self, scheme: str) -> Space:
         """The space of a scheme."""
         if scheme not in self.spaces:
-            self.spaces[scheme] = space_of(scheme, self.table)
+            gone = (
+                one.kernel for route in self.table.routes.values() if route.scheme == scheme for one in route.removed
+            )
+            also = [predicate for kernel in gone for predicate in self.table.kernels[kernel].accepts]
+            self.spaces[scheme] = space_of(scheme, self.table, also=also)
         return self.spaces[scheme]
 
     def whole(self, scheme: str) -> Box:

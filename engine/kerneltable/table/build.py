@@ -169,7 +169,8 @@ def _routes(merged: Merged) -> Iterator[tuple[RouteKey, Route]]:
         steps = tuple(Step(kernel_of(step) or "", _below(step, "when"), step.mark) for step in node.items())
         require, prefer = _choice(merged.require.get(key)), _choice(merged.prefer.get(key))
         terms = _terms(merged.root.at("plans"), merged.plans.get(key))
-        yield key, Route(key[0], key[1], steps, require, prefer, node.mark, terms)
+        removed = tuple(Choice(name, mark) for (route, name), mark in merged.removed.items() if route == key)
+        yield key, Route(key[0], key[1], steps, require, prefer, node.mark, terms, removed)
 
 
 def _terms(every: Node | None, own: Node | None) -> Terms:

@@ -51,6 +51,7 @@ def read(
     override_sources = _plugin_sources(report) if path is None and plugins else []
     override_sources += _given_sources(overrides, report, strict=not any_writer)
     sources = [table_source, *override_sources]
+    report.layers = tuple(source.layer.name for source in sources)
     schema = load_schema("dispatch")
     root = _nodes(table_source, report, loader)
     if root is not None:

@@ -20,7 +20,7 @@ class Merged:
     plans     what deployments said about the plans of one route, by (scheme, platform)
     disables  the `disable` rows in force, by (kernel, platform, scheme)
     listed    every kernel that a route of the table lists, before overrides
-    removed   kernels that an override took out of a route
+    removed   kernels that an override took out of a route, each with the place that did it
     touched   sections that were changed and need another look at the schema
     """
 
@@ -30,7 +30,7 @@ class Merged:
     plans: dict[RouteKey, Node] = field(default_factory=dict)
     disables: dict[tuple[str, str | None, str | None], Node] = field(default_factory=dict)
     listed: frozenset[str] = frozenset()
-    removed: set[tuple[RouteKey, str]] = field(default_factory=set)
+    removed: dict[tuple[RouteKey, str], Mark] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     allow_empty: bool = False
 

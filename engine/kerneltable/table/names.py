@@ -67,6 +67,16 @@ def say(report: Report, code: str, message: str, node: Node, path: Path, help: s
     report.add(code, f"{subject(path)}: {message}", node.mark, path=path, length=node.length, help=help)
 
 
+def latest(report: Report, node: Node, *others: Node | None) -> Node:
+    """Of values that contradict each other, the one of the latest layer; the first when one layer set them all."""
+    return max((one for one in (node, *others) if one is not None), key=lambda one: report.rank(one.mark))
+
+
+def beside(node: Node, place: Node) -> str:
+    """Where the other value stands when a message points at `place` instead of at `node`."""
+    return "" if place is node else f" ({node.mark})"
+
+
 def look_up(report: Report, code: str, kind: str, node: Node | None, known: Collection[str], path: Path) -> bool:
     """True when the text of node is one of the known names; else a finding with the nearest one."""
     name = None if node is None else node.text()
@@ -108,18 +118,22 @@ def check_limits(report: Report, node: Node, path: Path) -> None:
         return
     low = 1 if low is None else low
     if low > high:
-        say(report, "KT311", f"nothing is from {low} to {high}", top, (*path, "max"), "raise max or lower min")
+        place = latest(report, top, node.at("min"))
+        message = f"nothing is from {low} to {high}{beside(top, place)}"
+        say(report, "KT311", message, place, (*path, "max"), "raise max or lower min")
     elif -(-low // step) * step > high:
-        message = f"no multiple of {step} is from {low} to {high}"
-        say(report, "KT312", message, top, (*path, "max"), "raise max, or change multiple_of")
+        place = latest(report, top, node.at("min"), node.at("multiple_of"))
+        message = f"no multiple of {step} is from {low} to {high}{beside(top, place)}"
+        say(report, "KT312", message, place, (*path, "max"), "raise max, or change multiple_of")
 
 
 def check_capabilities(report: Report, node: Node, path: Path) -> None:
     """The two ends of a capability range are in order."""
     low, high, top = capability_of(node.at("min")), capability_of(node.at("max")), node.at("max")
     if low is not None and high is not None and top is not None and low > high:
-        text = f"nothing is from {low[0]}.{low[1]} to {high[0]}.{high[1]}"
-        say(report, "KT311", text, top, (*path, "max"), "raise max or lower min; both ends are included")
+        place = latest(report, top, node.at("min"))
+        text = f"nothing is from {low[0]}.{low[1]} to {high[0]}.{high[1]}{beside(top, place)}"
+        say(report, "KT311", text, place, (*path, "max"), "raise max or lower min; both ends are included")
 
 
 def check_until(report: Report, node: Node | None, path: Path) -> None:

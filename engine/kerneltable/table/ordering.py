@@ -24,8 +24,7 @@ def apply_order(merged: Merged, key: RouteKey, order: Node, report: Report) -> N
         return
     whole, placing = order.at("replace"), Placing(key, before)
     steps = whole.items() if whole is not None else _apply_verbs(merged, order, placing, report)
-    merged.removed |= {(key, name) for name in _kernels(before) - _kernels(steps)}
-    merged.removed -= {(key, name) for name in _kernels(steps)}
+    _note_removed(merged, key, order, (before, steps))
     if len(report.findings) == noted and [s.plain() for s in steps] == [s.plain() for s in before]:
         message = f"route {shown('/'.join(key))}: the order is so already"
         report.add("KT405", message, order.mark, path=("routes", *key, "order"), help="take it out")
@@ -43,6 +42,17 @@ def apply_order(merged: Merged, key: RouteKey, order: Node, report: Report) -> N
 
 def _kernels(steps: Steps) -> set[str]:
     return {name for step in steps if (name := kernel_of(step)) is not None}
+
+
+def _note_removed(merged: Merged, key: RouteKey, order: Node, steps: tuple[Steps, Steps]) -> None:
+    """Which kernels the route has no longer, each with the place that took it out; those that are back are not."""
+    before, after = map(_kernels, steps)
+    removed = {node.value: node.mark for verb, _, named in _verbs(order) for node in named if verb == "remove"}
+    whole = order.at("replace") or order
+    merged.removed |= {(key, name): removed.get(name, whole.mark) for name in sorted(before - after)}
+    merged.removed = {
+        (route, name): m for (route, name), m in merged.removed.items() if route != key or name not in after
+    }
 
 
 def _verbs(order: Node) -> Iterator[tuple[str, Node | None, Steps]]:

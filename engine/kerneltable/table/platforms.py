@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from kerneltable.model import Capability
 from kerneltable.table.names import (
     Names,
+    beside,
     capability_of,
     check_capabilities,
     entries,
     items,
+    latest,
     look_up,
     say,
 )
@@ -105,14 +107,22 @@ def _check_features(architectures: Mapping[str, Node], name: str, path: Path, re
     if parent is None or parent.text() not in architectures or parent.text() == name:
         return
     before = features_of(architectures, parent.value)
+    chain = [architectures[link] for link in lineage(architectures, name)]
+    causes = [link.at("like") for link in chain]
+    causes += [node for link in chain[1:] for key in ("features", "adds", "removes") for _, node in items(link, key)]
     for feature, node in items(architectures[name], "adds"):
         if feature in before:
-            message = f"adds {shown(feature)}, which {parent.value} has"
-            say(report, "KT310", message, node, (*path, "adds"), "take it out")
+            place = latest(report, node, *causes)
+            message = f"adds {shown(feature)}{beside(node, place)}, which {parent.value} has"
+            help = (
+                "take it out" if place is node else "change this line, which decides what is copied, or the other one"
+            )
+            say(report, "KT310", message, place, (*path, "adds"), help)
     for feature, node in items(architectures[name], "removes"):
         if feature not in before:
-            message = f"removes {shown(feature)}, which {parent.value} does not have"
-            say(report, "KT310", message, node, (*path, "removes"), f"it has {', '.join(sorted(before))}")
+            place = latest(report, node, *causes)
+            message = f"removes {shown(feature)}{beside(node, place)}, which {parent.value} does not have"
+            say(report, "KT310", message, place, (*path, "removes"), f"it has {', '.join(sorted(before))}")
 
 
 def _check_capability(

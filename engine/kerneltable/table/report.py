@@ -20,10 +20,15 @@ ENOUGH = 2 * MOST_FINDINGS
 
 @dataclass(slots=True)
 class Report:
-    """The findings of one reading. `today` decides which end dates have passed."""
+    """The findings of one reading. `today` decides which end dates have passed; layers are the files, lowest first."""
 
     today: date = field(default_factory=date.today)
     findings: list[Finding] = field(default_factory=list)
+    layers: tuple[str, ...] = ()
+
+    def rank(self, mark: Mark) -> int:
+        """How late the layer of a place is: of two values that contradict each other, the later one caused it."""
+        return self.layers.index(mark.file) if mark.file in self.layers else -1
 
     def add(self, code: str, message: str, mark: Mark, *, path: Path = (), length: int = 1, help: str = "") -> None:
         """Note one finding; its severity is the one that the rule states."""

@@ -18,6 +18,7 @@ def check_routes(merged: Merged, names: Names, report: Report) -> None:
         for platform, steps in platforms.entries().items():
             if look_up_key(report, "KT303", "platform", platform, platforms, names.platforms):
                 _check_steps(steps, names, (scheme, platform), report)
+                _check_last(merged, steps, names, (scheme, platform), report)
                 _check_choices(merged, (scheme, platform), report)
 
 
@@ -53,7 +54,6 @@ def _check_steps(steps: Node, names: Names, key: tuple[str, str], report: Report
         else:
             _check_alive(names.kernels[kernel], kernel, node, (key, path), report)
         before.append(condition)
-    _check_last(steps, names, base, report)
 
 
 def _check_alive(row: Node, kernel: str, node: Node, where: tuple[tuple[str, str], Path], report: Report) -> None:
@@ -69,15 +69,23 @@ def _check_alive(row: Node, kernel: str, node: Node, where: tuple[tuple[str, str
         say(report, "KT329", message, node, path, f"see {runs_on.mark}; take the step out")
 
 
-def _check_last(steps: Node, names: Names, path: Path, report: Report) -> None:
+def _check_last(merged: Merged, steps: Node, names: Names, key: tuple[str, str], report: Report) -> None:
     if not steps.items():
         return
     last = steps.items()[-1]
     row = names.kernels.get(kernel_of(last) or "")
     kind = None if row is None else row.at("kind")
     if (kind is not None and kind.value != "reference") or last.at("when") is not None:
-        message = f"the last kernel is {shown(kernel_of(last))}; a layer that it refuses has none"
-        say(report, "KT317", message, kernel_node(last), path, "end the route with `reference`")
+        message, path = f"the last kernel is {shown(kernel_of(last))}", ("routes", *key)
+        for (route, name), mark in merged.removed.items():
+            kind = names.kernels[name].at("kind")
+            if route == key and kind is not None and kind.value == "reference":
+                what = f"route {shown('/'.join(key))}: {message} ({last.mark}), since {shown(name)} is taken out here"
+                help = f"leave {name} in, or end the route with another last resort"
+                report.add("KT317", f"{what}; a layer that it refuses has none", mark, path=path, help=help)
+                return
+        what = f"{message}; a layer that it refuses has none"
+        say(report, "KT317", what, kernel_node(last), path, "end the route with `reference`")
 
 
 def _check_choices(merged: Merged, key: tuple[str, str], report: Report) -> None:

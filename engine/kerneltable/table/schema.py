@@ -17,7 +17,7 @@ from kerneltable.model import Mark
 from kerneltable.table.locate import shipped
 from kerneltable.table.node import Node
 from kerneltable.table.report import ENOUGH, Path, Report
-from kerneltable.table.wording import CHIP_KEYS, about_key, about_platform, mark_of, word_error
+from kerneltable.table.wording import CHIP_KEYS, about_key, about_platform, contradicted, mark_of, word_error
 
 _ANNOTATIONS = frozenset({"$schema", "$defs", "title", "description"})
 
@@ -99,6 +99,10 @@ def _report(error: ValidationError, root: Node, report: Report, path: Path, said
     if conditional and parent is not None and any(child.refused for child in _below(parent)):
         return  # the condition looked at a value that could not be read
     place = mark_of(root, below, report_key=keyword in ("not", "required", "minProperties"))
+    other = contradicted(parent, str(below[-1])) if keyword == "not" and below else None
+    said_of = ""
+    if other is not None and report.rank(other.mark) > report.rank(place[0]):  # a later layer set the other key
+        place, said_of = (other.mark, other.length), f" ({place[0]})"
     for found in word_error(keyword, error, node, (*path, *below)):
         if len(report.findings) >= ENOUGH:
             return
@@ -106,7 +110,7 @@ def _report(error: ValidationError, root: Node, report: Report, path: Path, said
         if key not in said:
             said.add(key)
             mark, length = _spot(node, found.name, found.item, place)
-            report.add(found.code, found.message, mark, path=found.path, length=length, help=found.help)
+            report.add(found.code, found.message + said_of, mark, path=found.path, length=length, help=found.help)
 
 
 def _lacks_platform(path: Path) -> bool:

@@ -33,6 +33,11 @@ _GOES_WITH = {
     "scale": "granularity none has no scale",
     "scaling": "granularity none has no scale",
 }
+_AGAINST = {
+    "features": "like", "verified": "status", "block": "granularity", "any_block": "granularity",
+    "scale": "granularity", "scaling": "granularity",
+}  # fmt: skip
+"""The neighbour that a key of _GOES_WITH contradicts; `adds` contradict one that is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,11 @@ def mark_of(root: Node, path: Path, *, report_key: bool = False) -> tuple[Mark, 
     if report_key and parent is not None and isinstance(path[-1], str) and path[-1] in parent.keys:
         return parent.keys[path[-1]], len(path[-1])
     return (root.mark, 1) if node is None else (node.mark, node.length)
+
+
+def contradicted(parent: Node | None, key: str) -> Node | None:
+    """The value beside a key that the key does not go with, when there is one."""
+    return None if parent is None or key not in _AGAINST else parent.at(_AGAINST[key])
 
 
 def found_text(node: Node) -> str:
