@@ -6,6 +6,7 @@ import pytest
 from table_samples import TABLES, codes, laid_over
 
 from kerneltable.select.lint import prove
+from kerneltable.table.load import read
 
 SMALL = str(TABLES / "good" / "small.yaml")
 
@@ -26,6 +27,16 @@ def test_a_row_that_keeps_its_status_keeps_its_devices_and_new_ones_need_that_st
     where = 'verified: [{device: h200, date: "2026-11-20"}]'
     table, findings = laid_over(f"kernels: {{reference: {{status: unverified, {where}}}}}\n")
     assert (table, codes(findings), findings[0].mark.file) == (None, ["KT209"], "a.yaml")
+
+
+def test_a_file_of_the_other_kind_gets_one_message_that_says_which_option_takes_it() -> None:
+    table, (finding,) = read(TABLES / "bad-overrides" / "KT301-anchor.yaml", ())
+    assert table is None
+    assert (finding.code, finding.mark.line, "-f" in finding.help) == ("KT126", 1, True)
+    _, (finding,) = read(SMALL, [("a.yaml", "table: 1\nroutes: {fp8_w8a8: {cuda: [fast]}}\n")])
+    assert (finding.code, "--table" in finding.help, finding.mark.file) == ("KT126", True, "a.yaml")
+    _, findings = read(SMALL, [("a.yaml", "override: 1\ntable: 1\nroutes: {fp8_w8a8: {cuda: {prefer: fast}}}\n")])
+    assert codes(findings) == ["KT201"]
 
 
 @pytest.mark.parametrize(("text", "code", "place", "other"), [

@@ -54,6 +54,8 @@ def read(
     report.layers = tuple(source.layer.name for source in sources)
     schema = load_schema("dispatch")
     root = _nodes(table_source, report, loader)
+    if root is not None and not _is_a("table", root, report):
+        root = None
     if root is not None:
         check_schema(root, schema, report)
     layers_above = _override_nodes(override_sources, report, loader)
@@ -126,6 +128,21 @@ def _nodes(source: Source, report: Report, loader: str | None) -> Node | None:
     return None if source.text is None else read_nodes(source.text, source.layer.name, report, loader=loader)
 
 
+def _is_a(wanted: str, node: Node, report: Report) -> bool:
+    """Whether a file is of the wanted kind, "table" or "override"; one finding when it says that it is the other."""
+    other = "table" if wanted == "override" else "override"
+    if other not in node.keys or wanted in node.keys:
+        return True
+    article = {"table": "a table", "override": "an override"}
+    help = {
+        "table": "give it with -f: `kerneltable check -f FILE`, load_table(overrides=[FILE])",
+        "override": "give it without -f: `kerneltable check FILE`, elsewhere --table FILE, load_table(FILE)",
+    }[wanted]
+    message = f"this file is {article[other]}; {article[wanted]} is wanted here"
+    report.add("KT126", message, node.keys[other], length=len(other), help=help)
+    return False
+
+
 def _override_nodes(sources: list[Source], report: Report, loader: str | None) -> list[Node] | None:
     """The overrides' nodes, each held against its schema; None when one of them cannot be laid over the table."""
     if not sources:
@@ -135,6 +152,8 @@ def _override_nodes(sources: list[Source], report: Report, loader: str | None) -
     for source in sources:
         before = len(report.findings)
         node = _nodes(source, report, loader)
+        if node is not None and not _is_a("override", node, report):
+            continue
         if node is not None and node.entries():  # an empty mapping says on purpose: no changes
             check_schema(node, schema, report)
         if node is not None and len(report.findings) == before:

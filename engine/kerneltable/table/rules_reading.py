@@ -58,4 +58,7 @@ RULES = (
     Rule("KT124", "not a mapping", "A table or override is a mapping of section names.", "- table: 1", "table: 1",
          "Start it with `table: 1` or `override: 1`."),
     Rule("KT125", "more findings", "The first 200 findings are shown.", "", "", "Mend those and check again.", "note"),
+    Rule("KT126", "file of the other kind", "A table starts with `table: 1` and stands alone; an override starts with "
+         "`override: 1` and is laid over a table.", "", "",
+         "Give a table as TABLE or with --table, an override with -f."),
 )  # fmt: skip
