@@ -178,4 +178,20 @@ def _check_owners(platform: Node, name: str, owners: dict[str, str], report: Rep
                     path=("platforms", name, section, entry), length=len(entry), help="give it another name",
                 )  # fmt: skip
             mine.add(entry)
+    _check_devices(platform, name, report)
     owners.update({entry: name for entry in mine if entry not in owners})
+
+
+def _check_devices(platform: Node, name: str, report: Report) -> None:
+    """A device that has an architecture's name would never be found: the name means the architecture."""
+    architectures, devices = platform.at("architectures"), platform.at("devices")
+    for entry, node in devices.entries().items() if devices is not None and architectures is not None else ():
+        if devices is None or architectures is None or entry not in architectures.keys or node.value == entry:
+            continue
+        mark = max((devices.keys[entry], architectures.keys[entry]), key=report.rank)
+        other = architectures.keys[entry] if mark is devices.keys[entry] else devices.keys[entry]
+        message = f"{shown(entry)} is an architecture and a device of {shown(node.value)}; the other one is at {other}"
+        report.add(
+            "KT332", f"platform {shown(name)}: {message}", mark,
+            path=("platforms", name, "devices", entry), length=len(entry), help="give the device another name",
+        )  # fmt: skip

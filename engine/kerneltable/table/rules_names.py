@@ -39,7 +39,7 @@ RULES = (
          "never counts.", "cuda: [reference, reference]", "cuda: [reference]", "Keep one of them."),
     Rule("KT315", "kernel in no route", "Nothing can choose this kernel.", "", "", "Add it to a route.", "warning"),
     Rule("KT316", "platform without a route", "A layer of this scheme has no kernel on this platform.",
-         "", "", "Add a route; [reference] serves every chip.", "warning"),
+         "", "", "Add a route; `reference` serves every chip of the platforms that its row names.", "warning"),
     Rule("KT317", "route without a last resort", "A layer that the last kernel refuses has no kernel at all.",
          "cuda: [triton_fp8_block]", "cuda: [triton_fp8_block, reference]", "End the route with `reference`.",
          "warning"),
@@ -72,6 +72,7 @@ RULES = (
     Rule("KT331", "two architectures with one capability", "A device reports its capability; it must lead to one "
          "architecture.", "sm90: {features: []}\nhopper: {capability: '9.0', features: []}", "sm90: {features: []}",
          "Keep one of them."),
-    Rule("KT332", "name on two platforms", "A device or architecture name must lead to one chip.", "", "",
+    Rule("KT332", "name of two chips", "A device or architecture name must lead to one chip, on all platforms "
+         "together and within each.", "devices: {sm90: sm80}", "devices: {a100: sm80}",
          "Rename one of them."),
 )  # fmt: skip
