@@ -80,3 +80,34 @@ def test_problems_without_a_kernel_are_laid_to_the_line_that_took_it_out(order: 
     table, _ = laid_over(f"routes: {{fp8_w8a8: {{cuda: {{order: {order}}}}}}}\n", back)
     assert table is not None
     assert [proof for proof in prove(table) if proof.code == "KT504"] == []
+
+
+def test_a_device_may_not_have_the_name_of_another_architecture() -> None:
+    table, (finding,) = laid_over("platforms: {cuda: {devices: {sm90: sm80}}}\n")
+    assert (table, finding.code, finding.mark.file, finding.mark.column) == (None, "KT332", "a.yaml", 30)
+    assert (
+        finding.message
+        == f"platform 'cuda': 'sm90' is an architecture and a device of 'sm80'; the other one is at {SMALL}:9:7"
+    )
+    assert laid_over("platforms: {cuda: {devices: {sm90: sm90, h100: sm90}}}\n")[1] == ()
+    _, (finding,) = laid_over('platforms: {cuda: {architectures: {h200: {like: sm90, capability: "9.1"}}}}\n')
+    assert (finding.code, finding.mark.file) == ("KT332", "a.yaml")
+
+
+def test_no_advice_leads_to_the_next_error() -> None:
+    _, (finding,) = laid_over("routes: {fp8_w8a8: {cpu: {require: fast}}}\n")
+    assert (finding.code, finding.help) == (
+        "KT403",
+        f"its row does not run on cpu ({SMALL}:29:7); the route has reference",
+    )
+    take_out = "routes: {fp8_w8a8: {cuda: {order: {remove: [fast]}, require: fast}}}\n"
+    (finding,) = [finding for finding in laid_over(take_out)[1] if finding.code == "KT403"]
+    assert finding.help == "add it: order: {prepend: [fast]}"
+    platform = "platforms: {npu: {architectures: {a1: {features: []}}}}\n"
+    _, (finding,) = laid_over(platform)
+    assert (finding.code, finding.mark.file) == ("KT316", "a.yaml")
+    assert finding.help == "no row runs there: give one `runs_on: {npu: ...}`, then add routes.fp8_w8a8.npu"
+    wider = "kernels: {reference: {runs_on: {npu: {portable: true}}, unsafe: true, reason: plain torch}}\n"
+    _, (finding,) = laid_over(platform + wider)
+    assert finding.help == "add routes.fp8_w8a8.npu; rows that run there: reference"
+    assert laid_over(platform + wider + "routes: {fp8_w8a8: {npu: {order: {append: [reference]}}}}\n")[1] == ()

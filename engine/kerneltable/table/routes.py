@@ -5,7 +5,7 @@ from __future__ import annotations
 from kerneltable.table.merge import Merged, kernel_node, kernel_of, listed_kernels
 from kerneltable.table.names import Names, check_limits, check_until, items, look_up, look_up_key, say
 from kerneltable.table.node import Node
-from kerneltable.table.report import Path, Report, shown
+from kerneltable.table.report import Path, Report, listed, shown
 
 
 def check_routes(merged: Merged, names: Names, report: Report) -> None:
@@ -19,7 +19,7 @@ def check_routes(merged: Merged, names: Names, report: Report) -> None:
             if look_up_key(report, "KT303", "platform", platform, platforms, names.platforms):
                 _check_steps(steps, names, (scheme, platform), report)
                 _check_last(merged, steps, names, (scheme, platform), report)
-                _check_choices(merged, (scheme, platform), report)
+                _check_choices(merged, names, (scheme, platform), report)
 
 
 def check_coverage(merged: Merged, names: Names, report: Report) -> None:
@@ -58,15 +58,23 @@ def _check_steps(steps: Node, names: Names, key: tuple[str, str], report: Report
 
 def _check_alive(row: Node, kernel: str, node: Node, where: tuple[tuple[str, str], Path], report: Report) -> None:
     """A step whose row refuses the route's own scheme or platform is a mistake, not a choice."""
-    (scheme, platform), path = where
+    key, path = where
+    dead = _why_dead(row, key)
+    if dead is not None:
+        message = f"{shown(kernel)} can never be chosen: its row {dead[0]}"
+        say(report, "KT329", message, node, path, f"see {dead[1].mark}; take the step out")
+
+
+def _why_dead(row: Node, key: tuple[str, str]) -> tuple[str, Node] | None:
+    """What keeps a row out of a route for good, and where it stands; None when nothing does."""
+    scheme, platform = key
     schemes, runs_on = row.at("accepts", "schemes"), row.at("runs_on")
     accepted = [] if schemes is None else [item.value for item in schemes.items()]
     if schemes is not None and accepted and scheme not in accepted and None not in accepted:
-        message = f"{shown(kernel)} can never be chosen: its row does not accept this scheme"
-        say(report, "KT329", message, node, path, f"see {schemes.mark}; take the step out")
-    elif runs_on is not None and runs_on.entries() and platform not in runs_on.entries():
-        message = f"{shown(kernel)} can never be chosen: its row does not run on {platform}"
-        say(report, "KT329", message, node, path, f"see {runs_on.mark}; take the step out")
+        return f"does not accept {scheme}", schemes
+    if runs_on is not None and runs_on.entries() and platform not in runs_on.entries():
+        return f"does not run on {platform}", runs_on
+    return None
 
 
 def _check_last(merged: Merged, steps: Node, names: Names, key: tuple[str, str], report: Report) -> None:
@@ -88,15 +96,20 @@ def _check_last(merged: Merged, steps: Node, names: Names, key: tuple[str, str],
         say(report, "KT317", what, kernel_node(last), path, "end the route with `reference`")
 
 
-def _check_choices(merged: Merged, key: tuple[str, str], report: Report) -> None:
+def _check_choices(merged: Merged, names: Names, key: tuple[str, str], report: Report) -> None:
     """A required or preferred kernel stands in its route, and is not switched off."""
     for verb, chosen in (("require", merged.require), ("prefer", merged.prefer)):
         node = chosen.get(key)
         if node is None:
             continue
         path: Path = ("routes", *key, verb)
-        if node.value not in [kernel_of(step) for step in merged.steps(key)]:
+        here = [kernel_of(step) for step in merged.steps(key)]
+        if node.value not in here:
+            row = names.kernels.get(node.value)
+            dead = None if row is None else _why_dead(row, key)
             help = f"add it: order: {{prepend: [{node.value}]}}"
+            if dead is not None:
+                help = f"its row {dead[0]} ({dead[1].mark}); the route has {listed(dict.fromkeys(here))}"
             say(report, "KT403", f"{node.value} is not in this route", node, path, help)
         off = _switched_off(merged, node.value, key)
         if off is not None:
@@ -115,14 +128,23 @@ def _switched_off(merged: Merged, kernel: str | None, key: tuple[str, str]) -> N
 
 def _check_covered(root: Node, names: Names, report: Report) -> None:
     """A scheme without a route on a platform has no kernel there: on purpose or not, it is worth a word."""
-    section = root.at("schemes")
-    for scheme in names.schemes:
+    section, platforms = root.at("schemes"), root.at("platforms")
+    for scheme in names.schemes if section is not None and platforms is not None else ():
         for platform in names.platforms:
-            if root.at("routes", scheme, platform) is None and section is not None:
+            if root.at("routes", scheme, platform) is None and section is not None and platforms is not None:
                 message = f"scheme {shown(scheme)}: no route on {platform}"
-                help = f"add routes.{scheme}.{platform}; [reference] serves every chip"
-                mark = section.keys[scheme]
-                report.add("KT316", message, mark, path=("schemes", scheme), length=len(scheme), help=help)
+                new = report.rank(platforms.keys[platform]) > report.rank(section.keys[scheme])
+                mark, name = (platforms.keys[platform], platform) if new else (section.keys[scheme], scheme)
+                help = _route_to_add(names, (scheme, platform))
+                report.add("KT316", message, mark, path=("schemes", scheme), length=len(name), help=help)
+
+
+def _route_to_add(names: Names, key: tuple[str, str]) -> str:
+    """The route that would not be an error in turn: kernels whose rows know the scheme and the platform."""
+    fitting = [name for name, row in names.kernels.items() if _why_dead(row, key) is None]
+    if fitting:
+        return f"add routes.{key[0]}.{key[1]}; rows that run there: {listed(reversed(fitting))}"
+    return f"no row runs there: give one `runs_on: {{{key[1]}: ...}}`, then add routes.{key[0]}.{key[1]}"
 
 
 def check_condition(when: Node, names: Names, path: Path, report: Report, *, platform: str | None = None) -> None:
