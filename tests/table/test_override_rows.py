@@ -111,3 +111,38 @@ def test_no_advice_leads_to_the_next_error() -> None:
     _, (finding,) = laid_over(platform + wider)
     assert finding.help == "add routes.fp8_w8a8.npu; rows that run there: reference"
     assert laid_over(platform + wider + "routes: {fp8_w8a8: {npu: {order: {append: [reference]}}}}\n")[1] == ()
+
+
+@pytest.mark.parametrize(("change", "found"), [
+    ("sm90: {target: sm_90a}, sm120: {target: sm_120f}", []),
+    ("sm80: {target: sm_80}, sm90: {target: sm_90}, sm120: {target: sm_120}", []),
+    ("sm120: {target: sm_120f}, sm129: {like: sm120}", []), ("sm120: {target: sm_120}, sm129: {like: sm120}", []),
+    ("sm120: {target: sm_120a}, sm129: {like: sm120}", ["KT333"]), ("sm120: {target: sm_121f}", ["KT309"]),
+    ("sm120: {target: sm_90a}", ["KT309"]),
+    ("sm80: {target: sm_80}, sm90: {target: sm_80}, sm120: {target: sm_120}", ["KT309"]),
+    ("sm129: {like: sm120, target: sm_999}", ["KT309"]), ("sm90: {target: sm_90a}", ["KT333"]),
+])  # fmt: skip
+def test_code_for_the_target_of_a_chip_runs_on_it(change: str, found: list[str]) -> None:
+    assert codes(laid_over(f"platforms: {{cuda: {{architectures: {{{change}}}}}}}\n")[1]) == found
+
+
+@pytest.mark.parametrize(("bounds", "found"), [
+    ('{max: "12.5"}', []), ('{min: "12.1"}', []), ('{max: "13.0"}', ["KT404"]), ('{min: "9.0"}', ["KT404"]),
+    ('{max: "13.0", unsafe: true, reason: one mask}', []), ('{max: "13.0", unsafe: true}', ["KT202"]),
+    ('{max: "13.0", unsafe: false}', ["KT404"]),
+])  # fmt: skip
+def test_a_family_reaches_further_only_when_that_is_said_aloud(bounds: str, found: list[str]) -> None:
+    table, findings = laid_over(f"platforms: {{cuda: {{families: {{sm12x: {bounds}}}}}}}\n")
+    assert (codes(findings), table is None) == (found, bool(found))
+    new = 'platforms: {cuda: {families: {sm13x: {min: "13.0", max: "13.9"}}}}\n'
+    assert laid_over(new)[1] == ()
+
+
+def test_a_feature_that_nothing_knows_is_a_note_with_the_nearest_name() -> None:
+    chip = "platforms: {cuda: {architectures: {sm129: {like: sm120, adds: [%s]}}}}\n"
+    table, (finding,) = laid_over(chip % "mma_pf8")
+    assert table is not None
+    assert (finding.code, finding.severity, finding.help) == ("KT334", "note", "did you mean 'mma_fp8'?")
+    assert laid_over(chip % "wgmma")[1] == ()
+    asked = "kernels: {fast: {runs_on: {cuda: {features: [mma_fp8, mma_pf8]}}}}\n"
+    assert laid_over(chip % "mma_pf8" + asked)[1] == ()

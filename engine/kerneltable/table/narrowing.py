@@ -29,19 +29,19 @@ def widens(path: Path, before: Node | None, after: Node, row: Node) -> bool:
     if path[0] in _FREE or (before is not None and before.plain() == after.plain()):
         return False
     if path[0] == "accepts":
-        return _bound_widens(str(path[-1]), before, after)
+        return bound_widens(str(path[-1]), before, after)
     if path[0] == "needs":
         if path[1] == "ops" or before is None:
-            return _bound_widens("ops", before, after)
+            return bound_widens("ops", before, after)
         return not narrower(str(after.value), str(before.value))
     if path[0] == "runs_on" and row.at("runs_on", path[1]) is not None:
         if path[2] == "portable":
             return bool(after.value)
-        return _bound_widens(str(path[-1]), before, after)
+        return bound_widens(str(path[-1]), before, after)
     return True  # a new platform as a whole, or a fact about the code: parameters, layout, numerics, kind, summary
 
 
-def _bound_widens(key: str, before: Node | None, after: Node) -> bool:
+def bound_widens(key: str, before: Node | None, after: Node) -> bool:
     """A new limit narrows; a changed one narrows when it takes a part of what the old one took."""
     if before is None:
         return False

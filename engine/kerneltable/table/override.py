@@ -11,6 +11,7 @@ from kerneltable.table.merge import Merged, kernel_node, kernel_of, overlay, wit
 from kerneltable.table.narrowing import changes, widens
 from kerneltable.table.node import Node
 from kerneltable.table.ordering import apply_order
+from kerneltable.table.override_chips import checked_families
 from kerneltable.table.report import Report, dotted, nearest, shown
 
 
@@ -74,6 +75,8 @@ def _merge_section(merged: Merged, override: Node, section: str, report: Report)
         return
     merged.touched.add(section)
     before = merged.root.at(section)
+    if section == "platforms":
+        patch = checked_families(before, patch, report)
     for path, old, new in changes(before, patch, (section,)):
         if old is not None and old.plain() == new.plain():
             _unchanged(report, dotted(path), new, old.mark)

@@ -18,7 +18,7 @@ from kerneltable.table.names import (
     say,
 )
 from kerneltable.table.node import Node
-from kerneltable.table.report import Path, Report, shown
+from kerneltable.table.report import Path, Report, nearest, shown
 
 CAPABLE = "cuda"
 """The only platform whose chips have a numbered compute capability."""
@@ -87,6 +87,7 @@ def check_platforms(root: Node, names: Names, report: Report) -> None:
         for name, device in entries(node, "devices").items():
             look_up(report, "KT304", "architecture", device, architectures, (*base, "devices", name))
         _check_owners(node, platform, owners, report)
+        _check_asked(root, platform, architectures, report)
 
 
 def _check_like(architectures: Mapping[str, Node], name: str, path: Path, report: Report) -> None:
@@ -148,6 +149,33 @@ def _check_capability(
         say(report, "KT331", message, node, path, "keep one of them, or give the other its own capability")
     else:
         seen[found] = name
+        _check_target(architectures, name, path, report)
+
+
+def _check_target(architectures: Mapping[str, Node], name: str, path: Path, report: Report) -> None:
+    """Code for the target runs on the chip: an error where the target is written, a warning where it is copied."""
+    target, found = inherited(architectures, name, "target"), resolved_capability(architectures, name)
+    text = None if target is None else target.text()
+    if target is None or text is None or found is None or runs_code(found, text):
+        return
+    own = architectures[name].at("target")
+    chip = f"capability {found[0]}.{found[1]}"
+    help = f"write what the chip runs, for example target: sm_{found[0]}{found[1]}"
+    if own is not None:
+        say(report, "KT309", f"code for {text} does not run on {chip}", own, (*path, "target"), help)
+        return
+    place = latest(report, architectures[name], target)
+    message = f"copies target {text}, and code for it does not run on {chip}"
+    say(report, "KT333", f"{message}{beside(target, place)}", place, (*path, "target"), help)
+
+
+def runs_code(chip: Capability, target: str) -> bool:
+    """Whether code for a target runs on a chip: sm_90a on 9.0 alone, sm_120f and sm_80 on their major from there on."""
+    parts = re.fullmatch(r"sm_([1-9][0-9]?)([0-9])([af]?)", target)
+    if parts is None:
+        return True  # the schema speaks of the form
+    made = (int(parts[1]), int(parts[2]))
+    return chip == made if parts[3] == "a" else chip[0] == made[0] and chip >= made
 
 
 def _only_there(architecture: Node, path: Path, report: Report) -> None:
@@ -195,3 +223,21 @@ def _check_devices(platform: Node, name: str, report: Report) -> None:
             "KT332", f"platform {shown(name)}: {message}", mark,
             path=("platforms", name, "devices", entry), length=len(entry), help="give the device another name",
         )  # fmt: skip
+
+
+def _check_asked(root: Node, platform: str, architectures: Mapping[str, Node], report: Report) -> None:
+    """A feature that an override brings and that no row and no chip of the table knows is a slip."""
+    rows = entries(root, "kernels").values()
+    asked = {text for row in rows for text, _ in items(row, "runs_on", platform, "features")}
+    given = [
+        (text, node, name, key)
+        for name, architecture in architectures.items()
+        for key in ("features", "adds")
+        for text, node in items(architecture, key)
+    ]
+    known = asked | {text for text, node, _, _ in given if report.rank(node.mark) <= 0}
+    for text, node, name, key in given:
+        if text not in known and not report.failed:
+            path: Path = ("platforms", platform, "architectures", name, key)
+            message = f"no row asks for {shown(text)}, and no other chip has it"
+            say(report, "KT334", message, node, path, nearest(text, known))

@@ -75,4 +75,11 @@ RULES = (
     Rule("KT332", "name of two chips", "A device or architecture name must lead to one chip, on all platforms "
          "together and within each.", "devices: {sm90: sm80}", "devices: {a100: sm80}",
          "Rename one of them."),
+    Rule("KT333", "copied target that the chip cannot run", "`like` copies the compile target too. Code for sm_90a "
+         "runs on 9.0 alone, for sm_120f and sm_80 on chips of their major number from there on; on another chip no "
+         "kernel compiled for it can be loaded.", "sm100: {like: sm90}", "sm100: {like: sm90, target: sm_100f}",
+         "Write the chip's own `target`.", "warning"),
+    Rule("KT334", "feature that nothing asks for", "An override gives a chip a feature that no row asks for and no "
+         "chip of the table has: a misspelt name would say nothing.", "sm129: {like: sm120, adds: [mma_pf8]}",
+         "sm129: {like: sm120, adds: [wgmma]}", "Correct the name; nothing to do when rows will follow.", "note"),
 )  # fmt: skip

@@ -13,7 +13,8 @@ RULES = (
          "the table changed.", "order: {remove: [reference_2]}", "order: {remove: [reference]}",
          "Correct the name; to add a kernel use prepend or append."),
     Rule("KT404", "row claims more", "A row states what was measured and tested. Less is free; more must be said "
-         "aloud, with the reason.", "accepts: {k: {multiple_of: 64}}",
+         "aloud, with the reason. So must a family that reaches further: the rows that name it follow.",
+         "accepts: {k: {multiple_of: 64}}",
          "accepts: {k: {multiple_of: 64}}\nunsafe: true\nreason: measured on our H200, ticket 1234",
          "Add `unsafe: true` and `reason`, or narrow the limit."),
     Rule("KT405", "changes nothing", "The table says so already, or the kernel is in no route: the override is stale "
