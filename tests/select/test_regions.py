@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from random_tables import details, devices, grid, holds, place_of, tables
 
 from kerneltable.model import MultipleOf, Problem, Range, Terms
+from kerneltable.model.predicates import LARGEST_SIZE
 from kerneltable.select import complete, device, select
 from kerneltable.select.atoms import cells_of
 from kerneltable.select.boxes import joined, meet, minus, minus_all
-from kerneltable.select.problems import LARGEST_SIZE
 from kerneltable.select.region_text import box_json, box_text, explain_command, spans, whole
 from kerneltable.select.regions import simplest_problem, winners
 from kerneltable.select.space import Axis, domain, space_of

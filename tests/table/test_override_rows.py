@@ -146,3 +146,33 @@ def test_a_feature_that_nothing_knows_is_a_note_with_the_nearest_name() -> None:
     assert laid_over(chip % "wgmma")[1] == ()
     asked = "kernels: {fast: {runs_on: {cuda: {features: [mma_fp8, mma_pf8]}}}}\n"
     assert laid_over(chip % "mma_pf8" + asked)[1] == ()
+
+
+def multiples(*numbers: int, size: str = "m") -> str:
+    """An override that puts one step for the multiples of each number in front."""
+    steps = ", ".join(f"{{kernel: reference, when: {{{size}: {{multiple_of: {number}}}}}}}" for number in numbers)
+    return f"routes: {{fp8_w8a8: {{cuda: {{order: {{prepend: [{steps}]}}}}}}}}\n"
+
+
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89)
+
+
+@pytest.mark.parametrize("size", ["m", "n", "k"])
+def test_multiples_that_make_too_many_sets_are_refused_at_the_one_that_is_too_many(size: str) -> None:
+    table, (finding,) = laid_over(multiples(*PRIMES, size=size))
+    assert (table, finding.code, finding.mark.file) == (None, "KT335", "a.yaml")
+    others = {"m": 0, "n": 1, "k": 1}[size]  # the row of `fast` has one of its own for n and for k
+    assert f"the {len(PRIMES) + others} different multiples of {size} make more than 256 sets" in finding.message
+    assert "from 23 on" in finding.help or others
+
+
+@pytest.mark.parametrize("numbers", [PRIMES[:8], tuple(2**i for i in range(31)), (16, 24, 48, 64, 96, 128, 160, 320)])
+def test_multiples_that_people_write_are_taken(numbers: tuple[int, ...]) -> None:
+    assert laid_over(multiples(*numbers))[1] == ()
+
+
+def test_the_steps_of_several_layers_count_together() -> None:
+    assert laid_over(multiples(*PRIMES[:5]))[1] == ()
+    table, findings = laid_over(multiples(*PRIMES[:5]), multiples(*PRIMES[5:10]))
+    (finding,) = [finding for finding in findings if finding.severity == "error"]
+    assert (table, finding.code, finding.mark.file) == (None, "KT335", "b.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lcm
 
 from kerneltable.model.marks import Mark
 
@@ -52,3 +53,12 @@ class Needs:
 
 
 Predicate = OneOf | Range | MultipleOf | Needs
+LARGEST_SIZE = 2**31 - 1
+"""The largest m, n or k."""
+MOST_MULTIPLES = 256
+"""The sets of sizes that the multiples of one scheme may tell apart; each set is looked at. The shipped table has 5."""
+
+
+def common_multiples(found: frozenset[int], divisor: int) -> frozenset[int]:
+    """The least common multiples of every set of divisors, with one divisor more; those above any size are left out."""
+    return found | {product for known in found if (product := lcm(known, divisor)) <= LARGEST_SIZE}

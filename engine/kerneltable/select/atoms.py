@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import lcm
 
 from kerneltable.model import MultipleOf, Predicate, Range
-from kerneltable.select.problems import LARGEST_SIZE
+from kerneltable.model.predicates import LARGEST_SIZE, common_multiples
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ def cells_of(predicates: Sequence[Predicate]) -> tuple[Cell, ...]:
 
 def _products(divisors: Sequence[int]) -> list[int]:
     """The least common multiples of every set of divisors; those above the largest size hold 0 alone: one is enough."""
-    found = {1}
+    found = frozenset({1})
     for divisor in divisors:
-        found |= {product for known in found if (product := lcm(known, divisor)) <= LARGEST_SIZE}
+        found = common_multiples(found, divisor)
     return sorted(found | {lcm(*divisors)})
 
 

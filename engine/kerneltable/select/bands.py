@@ -6,8 +6,8 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from kerneltable.model import CHECKPOINT, Device, Mark, MultipleOf, Problem, Range, Route, Selection, Table
+from kerneltable.model.predicates import LARGEST_SIZE
 from kerneltable.select.atoms import cells_of, divisors_of
-from kerneltable.select.problems import LARGEST_SIZE
 from kerneltable.select.select import select
 from kerneltable.select.terms import Bytes, bytes_of, row_predicates
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kerneltable.errors import KernelTableError
 from kerneltable.model import Device, MultipleOf, Needs, OneOf, Predicate, Problem, Range, Refusal, Table
-from kerneltable.select.problems import LARGEST_SIZE
+from kerneltable.model.predicates import LARGEST_SIZE
 from kerneltable.select.versions import distribution, version_fits
 
 Facts = Mapping[str, Any]

@@ -7,10 +7,10 @@ from typing import Any
 
 from kerneltable.errors import ProblemError
 from kerneltable.model import Operand, Problem, Scheme, Table
+from kerneltable.model.predicates import LARGEST_SIZE
 from kerneltable.names import hint
 
 DTYPES = ("bf16", "f16", "f32")
-LARGEST_SIZE = 2**31 - 1
 
 
 def scheme_of(table: Table, name: str) -> Scheme:

@@ -10,9 +10,10 @@ from shlex import quote
 from typing import Any
 
 from kerneltable.model import Problem, Table
+from kerneltable.model.predicates import LARGEST_SIZE
 from kerneltable.select.boxes import Box
 from kerneltable.select.predicates import UNASKED
-from kerneltable.select.problems import LARGEST_SIZE, block_text, complete
+from kerneltable.select.problems import block_text, complete
 from kerneltable.select.space import Axis, Space, domain
 
 MOST_PARTS = 4

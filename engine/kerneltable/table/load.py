@@ -10,6 +10,7 @@ from itertools import islice
 from kerneltable.errors import Finding, ProblemError
 from kerneltable.model import Mark, Table
 from kerneltable.table.build import build_table
+from kerneltable.table.divisors import check_divisors
 from kerneltable.table.locate import shipped
 from kerneltable.table.merge import Merged, listed_kernels
 from kerneltable.table.names import Signatures, collect_names
@@ -70,6 +71,7 @@ def read(
         if sound:  # what no route lists is a question for a table whose routes could be read
             check_coverage(merged, names, report)
         check_denials(merged, names, report)
+        check_divisors(merged, names, report)
     layers = tuple(source.layer for source in sources)
     failed = report.failed or merged is None
     table = None if failed or merged is None else build_table(merged, layers)

@@ -82,4 +82,7 @@ RULES = (
     Rule("KT334", "feature that nothing asks for", "An override gives a chip a feature that no row asks for and no "
          "chip of the table has: a misspelt name would say nothing.", "sm129: {like: sm120, adds: [mma_pf8]}",
          "sm129: {like: sm120, adds: [wgmma]}", "Correct the name; nothing to do when rows will follow.", "note"),
+    Rule("KT335", "too many multiples of one size", "What `check` proves is worked out for every set of sizes that the "
+         "table tells apart. Numbers that do not divide each other double the sets one by one: 24 of them make "
+         "millions.", "", "", "Use multiples that divide each other, or fewer of them."),
 )  # fmt: skip
