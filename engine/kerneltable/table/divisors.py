@@ -28,7 +28,7 @@ def _asked(merged: Merged, names: Names, scheme: str, size: str) -> Iterator[Nod
     """Every `multiple_of` of one size that can bear on a problem of the scheme."""
     errata = merged.root.at("errata")
     steps = [step for (name, _), route in all_routes(merged.root).items() if name == scheme for step in route.items()]
-    kernels = dict.fromkeys(kernel_of(step) for step in steps)
+    kernels = dict.fromkeys(kernel_of(step) or "" for step in steps)
     rows = [names.kernels[kernel].at("accepts", size) for kernel in kernels if kernel in names.kernels]
     denials = [row for row in (errata.items() if errata else ()) if (row.at("deny") or row).value in kernels]
     for limits in (*rows, *(step.at("when", size) for step in (*denials, *steps))):
