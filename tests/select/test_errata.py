@@ -8,6 +8,7 @@ import pytest
 
 from kerneltable.model import Problem, Table
 from kerneltable.select import device, select
+from kerneltable.select.lint import prove
 from kerneltable.select.regions import winners
 from kerneltable.select.space import space_of
 from kerneltable.table import load_table
@@ -85,3 +86,28 @@ def test_regions_speak_of_no_model_as_a_layer_without_a_name(tmp_path: Any) -> N
     assert found[0] == found[1]
     assert denied(table, model="any name")
     assert not denied(table)
+
+
+@pytest.mark.parametrize("when", [
+    "platform: xpu, schemes: [mxfp8]", "architectures: [sm80], families: [sm12x]", "architectures: [sm70]",
+    "architectures: [sm70], schemes: [w8a16_fp8], weight_granularity: [block], weight_block: [\"7x7\"], k: {max: 1}",
+])  # fmt: skip
+def test_an_erratum_that_no_chip_and_no_problem_fits_is_a_warning(tmp_path: Any, when: str) -> None:
+    (proof,) = [proof for proof in prove(denying(tmp_path, when)) if proof.code == "KT509"]
+    assert proof.message == "'triton_w8a16' is never denied here: no problem that it takes fits `when` on any chip"
+    assert (proof.mark.file.endswith("table.yaml"), proof.path) == (True, ("errata", 0, "deny"))
+
+
+@pytest.mark.parametrize("when", [
+    "platform: cuda", "architectures: [sm80]", 'packages: {triton: ">=3.5,<3.6"}', 'models: ["a/*"]', "m: {max: 1}",
+    'models: ["a"], packages: {triton: "<1"}, schemes: [w8a16_fp8], n: {multiple_of: 7}',
+])  # fmt: skip
+def test_an_erratum_that_may_hold_is_no_finding(tmp_path: Any, when: str) -> None:
+    assert [proof for proof in prove(denying(tmp_path, when)) if proof.code == "KT509"] == []
+
+
+def test_an_erratum_stays_without_a_word_where_an_override_takes_its_kernel_out(tmp_path: Any) -> None:
+    denying(tmp_path, "schemes: [w8a16_fp8], platform: cuda")
+    out = "override: 1\nroutes: {w8a16_fp8: {cuda: {order: {remove: [triton_w8a16]}}}}\n"
+    table = load_table(tmp_path / "table.yaml", [("a.yaml", out)])
+    assert [proof for proof in prove(table) if proof.code == "KT509"] == []

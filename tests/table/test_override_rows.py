@@ -176,3 +176,24 @@ def test_the_steps_of_several_layers_count_together() -> None:
     table, findings = laid_over(multiples(*PRIMES[:5]), multiples(*PRIMES[5:10]))
     (finding,) = [finding for finding in findings if finding.severity == "error"]
     assert (table, finding.code, finding.mark.file) == (None, "KT335", "b.yaml")
+
+
+@pytest.mark.parametrize("text", [
+    "kernels: {fast: {unsafe: true, reason: x}}", "kernels: {fast: {reason: x}}", "kernels: {fast: {needs: {}}}",
+    "platforms: {cuda: {architectures: {sm90: {}}}}", "platforms: {cuda: {families: {sm12x: {}}}}",
+    "platforms: {cuda: {families: {sm12x: {unsafe: true, reason: x}}}}", "platforms: {cuda: {devices: {}}}",
+])  # fmt: skip
+def test_a_change_without_content_is_a_warning(text: str) -> None:
+    table, findings = laid_over(f"{text}\n")
+    assert table is not None or codes(findings) == ["KT207"]
+    assert codes(findings) in (["KT405"], ["KT207"])
+
+
+@pytest.mark.parametrize(("day", "found"), [
+    ("2026-11-20", []), ("2026-11-22", []), ("2026-11-23", ["KT336"]), ("2099-01-01", ["KT336"]),
+])  # fmt: skip
+def test_a_run_has_taken_place_by_tomorrow_at_the_latest(day: str, found: list[str]) -> None:
+    text = f'kernels: {{fast: {{status: verified, verified: [{{device: h200, date: "{day}"}}]}}}}\n'
+    table, findings = laid_over(text)
+    assert table is not None
+    assert codes(findings) == found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from kerneltable.model import Table
 from kerneltable.select.lint_cover import prove_cover
+from kerneltable.select.lint_errata import prove_errata
 from kerneltable.select.lint_gaps import prove_gaps
 from kerneltable.select.lint_rows import prove_layouts, prove_places
 from kerneltable.select.lint_steps import prove_steps
@@ -17,7 +18,7 @@ __all__ = ["Proof", "prove"]
 
 
 def prove(table: Table, more: str = "") -> tuple[Proof, ...]:
-    """Every proof about a table: KT501 to KT508, in the order of the routes.
+    """Every proof about a table: KT501 to KT509, in the order of the routes.
 
     more   options for the witness commands, such as "-f deploy.yaml"
     """
@@ -28,4 +29,5 @@ def prove(table: Table, more: str = "") -> tuple[Proof, ...]:
         *prove_cover(survey),
         *prove_places(survey),
         *prove_layouts(survey),
+        *prove_errata(survey),
     )

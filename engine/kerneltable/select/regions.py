@@ -81,8 +81,8 @@ def accepted(table: Table, device: Device, space: Space, step: Step, *, route: R
     boxes = with_own_scales(space, for_unknown_m(space, boxes)) if one_kernel else boxes
     for denial in table.denials:
         if boxes and denial.kernel == step.kernel:
-            denied = _denied(table, device, space, denial)
-            for box in [] if denied is None else for_unknown_m(space, [denied]) if one_kernel else [denied]:
+            found = denied(table, device, space, denial)
+            for box in [] if found is None else for_unknown_m(space, [found]) if one_kernel else [found]:
                 boxes = minus(boxes, box)
     return boxes
 
@@ -98,7 +98,8 @@ def claimed(table: Table, device: Device, space: Space, step: Step) -> list[Box]
     return [] if box is None else [box]
 
 
-def _denied(table: Table, device: Device, space: Space, denial: Denial) -> Box | None:
+def denied(table: Table, device: Device, space: Space, denial: Denial) -> Box | None:
+    """The problems that a denial takes away on a device, from layers without a name; None when it takes none."""
     if denial.models or denial.platform not in (None, device.platform):  # a region speaks of no model
         return None
     facts = facts_of(table, device)

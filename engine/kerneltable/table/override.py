@@ -78,7 +78,7 @@ def _merge_section(merged: Merged, override: Node, section: str, report: Report)
     if section == "platforms":
         patch = checked_families(before, patch, report)
     for path, old, new in changes(before, patch, (section,)):
-        if old is not None and old.plain() == new.plain():
+        if old is not None and (old.plain() == new.plain() or new.plain() == {}):
             _unchanged(report, dotted(path), new, old.mark)
     merged.put((section,), overlay(before, patch), override.keys[section])
 
@@ -115,8 +115,12 @@ def _check_narrower(name: str, row: Node, patch: Node, report: Report) -> None:
     """A row may claim less for free; more only with `unsafe: true`."""
     unsafe = patch.at("unsafe")
     allowed = unsafe is not None and unsafe.value is True
-    for path, before, after in changes(row, without(patch, ("unsafe", "reason"))):
-        if before is not None and before.plain() == after.plain():
+    rest = without(patch, ("unsafe", "reason"))
+    if not rest.entries():
+        message = f"kernel {shown(name)}: nothing of the row is changed"
+        _say(report, "KT405", message, patch, "add the change that this is for, or take it out")
+    for path, before, after in changes(row, rest) if rest.entries() else ():
+        if (before is not None and after.plain() == {}) or (before is not None and before.plain() == after.plain()):
             _unchanged(report, f"kernel {shown(name)}: {dotted(path)}", after, before.mark)
         elif not allowed and widens(path, before, after, row):
             was = f"the table says {_value(before)} ({before.mark})" if before else "the table does not have it"

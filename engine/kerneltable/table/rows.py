@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from kerneltable.formats import ACCUMULATORS
 from kerneltable.table.names import (
     Names,
@@ -49,9 +51,17 @@ def check_rows(root: Node, names: Names, report: Report, signatures: Signatures 
         for place, entry in enumerate(verified.items() if verified else ()):
             below: Path = (*path, "verified", place)
             look_up(report, "KT307", "device", entry.at("device"), names.devices, (*below, "device"))
-            check_date(report, entry.at("date"), (*below, "date"))
+            _check_past(report, entry.at("date"), (*below, "date"))
     if signatures is not None:
         _check_registered(root, names, signatures, report)
+
+
+def _check_past(report: Report, node: Node | None, path: Path) -> None:
+    """A day on which something ran is not still to come; tomorrow may have begun elsewhere."""
+    day = check_date(report, node, path)
+    if day is not None and node is not None and day > report.today + timedelta(days=1):
+        message = f"the day {day.isoformat()} is still to come; today is {report.today.isoformat()}"
+        say(report, "KT336", message, node, path, "write the day of the run")
 
 
 def _check_runs_on(row: Node, names: Names, base: Path, report: Report) -> None:

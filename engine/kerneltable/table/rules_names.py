@@ -85,4 +85,7 @@ RULES = (
     Rule("KT335", "too many multiples of one size", "What `check` proves is worked out for every set of sizes that the "
          "table tells apart. Numbers that do not divide each other double the sets one by one: 24 of them make "
          "millions.", "", "", "Use multiples that divide each other, or fewer of them."),
+    Rule("KT336", "verified in the future", "`verified` states a run that has taken place. One day ahead is taken, "
+         "since days begin earlier elsewhere.", "verified: [{device: h200, date: '2099-01-01'}]",
+         "verified: [{device: h200, date: '2026-11-21'}]", "Write the day of the run.", "warning"),
 )  # fmt: skip

@@ -34,6 +34,10 @@ RULES = (
          "than `plans.weight_copies` allows; each is a copy of the weights. The first ones in the route's order have "
          "their copy, the steps of the others are refused for such a layer.", "", "",
          "Let kernels share a layout, join bands of m, or set `weight_copies` higher.", "warning"),
+    Rule("KT509", "erratum that never holds", "The row and the `when` of the erratum have no problem in common on any "
+         "chip, or no route lists the kernel there, so the erratum denies nothing.",
+         "{deny: cpu_fp8, when: {platform: cuda}}", "{deny: cpu_fp8, when: {platform: cpu}}",
+         "Correct the condition, or take the erratum out.", "warning"),
     Rule("KT510", "decision that changes", "`diff` found problems that get another kernel, or the same one with "
          "another kind, numerics or layout.", "", "", "Look whether the change is meant.", "warning"),
     Rule("KT511", "decision that becomes slow", "`diff` found problems that lose their fast kernel to an emulation, to "
