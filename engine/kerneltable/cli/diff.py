@@ -14,6 +14,7 @@ from kerneltable.cli.devices import add_devices, devices_of
 from kerneltable.cli.options import add_format, add_trust, say_unasked
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.proofs import file_options, merged
+from kerneltable.cli.registered import say_unregistered
 from kerneltable.errors import Finding, ProblemError
 from kerneltable.model import Device, Table
 
@@ -52,6 +53,7 @@ def run(args: Namespace) -> int:
     other = load_table(args.b or args.a, args.override, any_writer=trusting)
     changes = diff(one, other, _pairs(args, one, other))
     say_unasked(args.packages, one, other)
+    say_unregistered(other, (change.after.kernel for change in changes))
     more = f" --with {quote(args.packages)}" if args.packages is not None else ""
     files = (file_options(args.a, args.base_override), file_options(args.b or args.a, args.override))
     options = (f"{files[0]}{more}".strip(), f"{files[1]}{more}".strip())

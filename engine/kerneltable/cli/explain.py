@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from kerneltable.cli.colour import painted
 from kerneltable.cli.options import add_format, add_layers, add_question, question_of
 from kerneltable.cli.output import print_json, print_lines
+from kerneltable.cli.registered import with_unregistered
 
 if TYPE_CHECKING:
     from kerneltable.cli.options import Subparsers
@@ -28,7 +29,7 @@ def run(args: Namespace) -> int:
     from kerneltable.select import explain, select
 
     table, device, problem = question_of(args)
-    selection = select(table, device, problem)
+    selection = with_unregistered(table, select(table, device, problem))
     if args.format == "json":
         print_json(explain.as_json(table, selection))
     else:

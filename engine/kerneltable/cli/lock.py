@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kerneltable.cli.devices import add_devices, devices_of
 from kerneltable.cli.options import add_format, add_layers, say_unasked, table_of
+from kerneltable.cli.registered import say_unregistered
 from kerneltable.errors import Finding, ProblemError
 from kerneltable.model import Mark, Needs, Table
 
@@ -46,6 +47,8 @@ def run(args: Namespace) -> int:
         devices = [here if args.packages is None else with_packages(here, args.packages)]
     say_unasked(args.packages, table)
     lock = lock_of(table, devices, {} if args.no_packages else installed(table))
+    decided = [winners for schemes in lock["decisions"].values() for winners in schemes.values()]
+    say_unregistered(table, (won["kernel"] for winners in decided for won in winners))
     text = json.dumps(lock, indent=2) + "\n"
     if args.out is None:
         print(text, end="")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from kerneltable.cli.devices import add_devices, devices_of
 from kerneltable.cli.options import DTYPES, add_format, add_layers, say_unasked, table_of
 from kerneltable.cli.output import print_json, print_lines
+from kerneltable.cli.registered import say_unregistered
 
 if TYPE_CHECKING:
     from kerneltable.cli.options import Subparsers
@@ -44,6 +45,7 @@ def run(args: Namespace) -> int:
     rows = rows_of(table, devices_of(args, table), unknown=not (args.devices or args.facts))
     say_unasked(args.packages, table)
     found = matrix(table, rows, schemes=args.scheme, input=args.input, output=args.output or args.input)
+    say_unregistered(table, (won.kernel for row in found.cells for cell in row for won in cell))
     dtypes = f"{args.input} -> {args.output or args.input}"
     if args.out is None:
         _print(args.format, table, found, dtypes)

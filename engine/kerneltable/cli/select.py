@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kerneltable.cli.options import add_format, add_layers, add_question, question_of
 from kerneltable.cli.output import print_json
+from kerneltable.cli.registered import say_unregistered, unregistered_notes
 
 if TYPE_CHECKING:
     from kerneltable.cli.options import Subparsers
@@ -28,9 +29,11 @@ def run(args: Namespace) -> int:
     table, device, problem = question_of(args)
     selection = select(table, device, problem)
     if args.format == "json":
-        print_json({"format": 1, "chosen": selection.kernel, "table": {"digest": table.digest}})
+        notes = [*selection.notes, *unregistered_notes(table, [selection.kernel])]
+        print_json({"format": 1, "chosen": selection.kernel, "table": {"digest": table.digest}, "notes": notes})
     elif selection.kernel is not None:
         print(selection.kernel)
+    say_unregistered(table, [selection.kernel])
     if selection.kernel is None:
         for note in selection.notes:
             print(f"kerneltable: {note}", file=sys.stderr)

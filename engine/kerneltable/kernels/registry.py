@@ -7,7 +7,7 @@ imports no kernel (and no torch): the signature is read from the source with `as
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.errors import KernelTableError
@@ -39,6 +39,17 @@ def ids() -> tuple[str, ...]:
     errors    KernelTableError when a package announces an id that exists already
     """
     return tuple(sorted((*_shipped(), *_announced())))
+
+
+def unregistered(kernels: Iterable[str]) -> tuple[str, ...]:
+    """Those of these kernels that no file and no installed package registers, in their order.
+
+    errors    KernelTableError when a package announces an id that exists already
+    """
+    shipped = _shipped()
+    others = [kernel for kernel in kernels if kernel not in shipped]
+    announced = _announced() if others else {}
+    return tuple(kernel for kernel in others if kernel not in announced)
 
 
 def signatures() -> dict[str, Mapping[str, bool]]:
