@@ -159,6 +159,22 @@ def test_with_adds_packages_and_ops(ask: Ask) -> None:
     assert ask("explain", *ASKED, "--with", "all", "--format", "json").json["device"]["assume_all"] is True
 
 
+@pytest.mark.parametrize("command", ["explain", "lock"])
+def test_with_may_be_repeated_and_says_of_every_part_that_no_row_asks_for_it(ask: Ask, command: str) -> None:
+    asked = ASKED if command == "explain" else ("--devices", "h200")
+    answer = ask(command, *asked, "--with", "deep-gemm==2.1", "--with", "vllm==0.25,vlm", "--format", "json")
+    device = answer.json["device"] if command == "explain" else answer.json["devices"]["h200"]
+    assert (device["packages"]["deep-gemm"], device["packages"]["vllm"]) == ("2.1", "0.25")
+    assert "--with vlm: no row asks for this package" in answer.err
+
+
+@pytest.mark.parametrize("packages", [("--with", "all,torch==2.13"), ("--with", "all", "--with", "torch==2.13")])
+def test_all_beside_packages_is_no_answer(ask: Ask, packages: tuple[str, ...]) -> None:
+    answer = ask("explain", *ASKED, *packages)
+    assert (answer.code, answer.out) == (2, "")
+    assert "'all' was wanted alone, since it fits every version; found 'all,torch==2.13'" in answer.err
+
+
 def test_an_unknown_chip_is_answered(ask: Ask) -> None:
     answer = ask("explain", "mxfp8", "--device", "cuda:13.0", "--n", "4096", "--k", "4096")
     assert answer.code == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from commands import ENGINE, OFFLINE, Answer, Ask
+from commands import ASKED, ENGINE, OFFLINE, Answer, Ask
 
 import kerneltable
 from kerneltable.cli import COMMANDS
@@ -46,6 +46,30 @@ def test_a_mistyped_option_is_refused_with_the_nearest(ask: Ask) -> None:
     answer = ask("check", "--formt=json")
     assert answer == Answer(2, "", "kerneltable check: there is no option '--formt=json'; did you mean '--format'?\n")
     assert "there is no further argument 'b'" in ask("check", "a", "b").err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("select", *ASKED, "--n", "128"), "argument --n: one value was wanted; found '4096' and '128'"),
+        (("explain", *ASKED, "--device=a100"), "argument --device: one value was wanted; found 'h200' and 'a100'"),
+        (("select", *ASKED, "--require", "reference", "--require", "triton_w8a16"), "argument --require: one value"),
+        (("explain", *ASKED, "--input", "bf16", "--input", "f16"), "argument --input: one value was wanted"),
+        (("check", "--lock", "a", "--lock", "b"), "argument --lock: one value was wanted; found 'a' and 'b'"),
+        (("show", "--format", "text", "--format", "json"), "argument --format: one value was wanted"),
+    ],
+)
+def test_an_option_of_one_value_that_is_given_twice_is_refused(ask: Ask, argv: tuple[str, ...], said: str) -> None:
+    answer = ask(*argv)
+    assert (answer.code, answer.out) == (2, "")
+    assert said in answer.err
+    assert answer.err.endswith("; give the option once\n")
+
+
+def test_options_that_may_be_repeated_are_kept_all(ask: Ask) -> None:
+    disabled = ("--disable", "hopper_fp8_block", "--disable", "torch_scaled_mm_block")
+    refused = [c for c in ask("explain", *ASKED, *disabled, "--format", "json").json["candidates"] if c["refusals"]]
+    assert {c["kernel"] for c in refused if c["refusals"][0]["predicate"] == "disable"} == set(disabled[1::2])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

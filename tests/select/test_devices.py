@@ -124,6 +124,20 @@ def test_packages_and_ops_are_added() -> None:
     assert more.ops == {"_C::gemm"}
     assert not more.assume_all
     assert with_packages(more, "ALL").assume_all
+    assert with_packages(more, "all,all").assume_all
+    assert with_packages(FULL, "torch==2.13").packages["torch"] == "2.13"
+
+
+@pytest.mark.parametrize("text", ["all,torch==2.13", "vllm, ALL", "all,"])
+def test_all_beside_packages_is_refused(text: str) -> None:
+    with pytest.raises(ProblemError, match="'all' was wanted alone, since it fits every version; found"):
+        with_packages(device("h200", TABLE), text)
+
+
+@pytest.mark.parametrize("text", ["vllm==0.25,VLLM==0.26", "deep_gemm,deep-gemm==2.1"])
+def test_a_package_of_two_versions_is_refused(text: str) -> None:
+    with pytest.raises(ProblemError, match=r"installed packages: '[a-z-]+': one version was wanted; found .* and "):
+        with_packages(device("h200", TABLE), text)
 
 
 @pytest.mark.parametrize("text", ["", "a,,b", "a==", "a>=2", "a b", "::x", "_C::", "../x", "-x", "a==x\n"])

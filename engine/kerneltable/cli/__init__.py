@@ -105,11 +105,12 @@ def _run_in_environment(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from argparse import ArgumentParser
     from importlib import import_module
 
+    from kerneltable.cli.parser import Parser
+
     command = import_module(f"kerneltable.cli.{arguments[0]}")  # a key of COMMANDS, never text from outside
-    parser = ArgumentParser(prog="kerneltable")
+    parser = Parser(prog="kerneltable")
     subparsers = parser.add_subparsers(dest="command", required=True)
     command.add(subparsers)
     args, unknown = parser.parse_known_args(arguments)

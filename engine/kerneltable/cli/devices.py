@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from kerneltable.cli.options import named_device, read_facts_file
+from kerneltable.cli.options import add_with, named_device, read_facts_file
 from kerneltable.errors import ProblemError
 from kerneltable.model import Device, Table
 
@@ -21,9 +21,7 @@ def add_devices(parser: ArgumentParser, *, default: str = "every device of the t
         "--facts", metavar="PATH", action="append", default=[],
         help="what `kerneltable env --json` wrote on another machine, or a folder of such files; repeatable",
     )  # fmt: skip
-    where.add_argument(
-        "--with", dest="packages", metavar="PACKAGES", help="also installed: a comma list of packages and ops, or 'all'"
-    )
+    add_with(where)
 
 
 def devices_of(args: Namespace, table: Table) -> list[Device]:

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kerneltable.cli.parser import Joined
 from kerneltable.errors import ProblemError
 from kerneltable.model import Device, Problem, Table
 from kerneltable.names import hint
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
+    from argparse import _ArgumentGroup, _SubParsersAction
 
     Subparsers = _SubParsersAction[ArgumentParser]
 
@@ -93,9 +94,15 @@ def _add_device(parser: ArgumentParser) -> None:
         help="a device or architecture of the table: h200, sm121, cuda:13.0; host: the present machine",
     )  # fmt: skip
     which.add_argument("--facts", metavar="FILE", help="what `kerneltable env --json` wrote on another machine")
+    add_with(where)
+
+
+def add_with(where: _ArgumentGroup) -> None:
+    """--with: what is installed beside what is known to be."""
     where.add_argument(
-        "--with", dest="packages", metavar="PACKAGES", help="also installed: a comma list of packages and ops, or 'all'"
-    )
+        "--with", dest="packages", metavar="PACKAGES", action=Joined,
+        help="also installed: a comma list of packages and ops, repeatable; or 'all' alone",
+    )  # fmt: skip
 
 
 def size(text: str) -> int:

@@ -77,23 +77,32 @@ def with_packages(known: Device, text: str) -> Device:
     """The device with more installed: "flashinfer,deep_gemm==2.1,_C::cutlass_scaled_mm", or "all".
 
     An item with "::" is a registered op; a package without a version is assumed to fit every spec.
-    errors    ProblemError for an item that is neither NAME, NAME==VERSION nor NAMESPACE::OP
+    errors    ProblemError for an item that is neither NAME, NAME==VERSION nor NAMESPACE::OP, for a package of two
+              versions, and for "all" beside other items: with it every spec is met, whatever the version
     """
-    if text.strip().lower() == "all":
+    items = [part.strip() for part in text.split(",")]
+    if {item.lower() for item in items} == {"all"}:
         return replace(known, assume_all=True)
-    packages, ops = dict(known.packages), set(known.ops)
-    for item in (part.strip() for part in text.split(",")):
+    if "all" in map(str.lower, items):
+        wanted = "'all' was wanted alone, since it fits every version"
+        raise ProblemError(f"installed packages: {wanted}; found {text[:100]!r}; leave 'all' out, or the rest")
+    packages: dict[str, str | None] = {}
+    ops = set(known.ops)
+    for item in items:
         parts = re.match(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})(?:==([0-9][A-Za-z0-9.+!_-]{0,99}))?\Z", item)
         if re.match(r"[A-Za-z_]\w{0,99}::[A-Za-z_][\w.]{0,99}\Z", item):
             ops.add(item)
         elif parts:
-            packages[distribution(parts[1])] = parts[2]
+            name = distribution(parts[1])
+            if packages.setdefault(name, parts[2]) != parts[2]:
+                found = " and ".join(version or "no version" for version in (packages[name], parts[2]))
+                raise ProblemError(f"installed packages: '{name}': one version was wanted; found {found}; keep one")
         else:
             raise ProblemError(
                 "installed packages are a comma list of NAME, NAME==VERSION or NAMESPACE::OP, or 'all'; "
                 f"found {item[:100]!r}"
             )
-    return replace(known, packages=packages, ops=frozenset(ops))
+    return replace(known, packages={**known.packages, **packages}, ops=frozenset(ops))
 
 
 def _architecture(platform: Platform, chip: str) -> str | None:
