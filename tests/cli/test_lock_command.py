@@ -107,6 +107,8 @@ def test_a_lock_changed_by_hand_is_refused(ask: Ask, tmp_path: Path) -> None:
     '{"lock": 2, "table": {"digest": "", "layers": []}, "packages": {}, "devices": {}, "decisions": {}}',
     '{"lock": 1, "table": {"digest": "", "layers": [{}]}, "packages": {}, "devices": {}, "decisions": {}}',
     '{"lock": 1, "table": {"digest": "", "layers": []}, "packages": {}, "devices": {"x": {}}, "decisions": {}}',
+    '{"lock": 1, "table": {"digest": "", "layers": []}, "packages": {}, "devices": {"x": {}}, "decisions": {"x": []}}',
+    '{"lock": 1, "table": {"digest": "", "layers": []}, "packages": {}, "devices": {"x": {}}, "decisions": {"x": 0}}',
 ])  # fmt: skip
 def test_what_is_no_lock_is_exit_2(ask: Ask, tmp_path: Path, text: str) -> None:
     file = tmp_path / "x.lock"

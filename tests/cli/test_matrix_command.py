@@ -144,3 +144,18 @@ def test_an_option_for_devices_that_names_none_is_refused(ask: Ask, command: str
     assert (answer.code, answer.out) == (2, "")
     assert f"{option}: wanted " in answer.err
     assert f"found {text!r}" in answer.err
+
+
+@pytest.mark.parametrize("form", ["text", "json", "html"])
+def test_a_machine_on_a_platform_that_the_table_lacks_is_a_row_that_nothing_serves(
+    ask: Ask, tmp_path: Path, form: str
+) -> None:
+    facts = tmp_path / "facts.json"
+    facts.write_text('{"platform": "tpu", "architecture": "v5", "name": "pod"}')
+    answer = ask("matrix", "--facts", facts, "--devices", "h200", "--scheme", "mxfp8", "--format", form)
+    assert answer.code == 1
+    if form == "json":
+        assert [row["platform"] for row in answer.json["rows"]] == ["cuda", "tpu"]
+        assert [won["kernel"] for won in answer.json["rows"][1]["cells"][0]] == [None]
+    if form == "text":
+        assert answer.out.endswith("  tpu (pod)\n      no kernel\n")

@@ -58,6 +58,7 @@ def read_lock(text: str, where: str) -> dict[str, Any]:
         sound = sound and all(isinstance(layer["sha256"], str) for layer in found["table"]["layers"])
         sound = sound and all(isinstance(found[name], dict) for name in ("packages", "devices", "decisions"))
         sound = sound and set(found["devices"]) == set(found["decisions"])
+        sound = sound and all(isinstance(schemes, dict) for schemes in found["decisions"].values())
     except (ValueError, TypeError, KeyError, RecursionError):
         sound = False
     if not sound:

@@ -82,8 +82,9 @@ def matrix(
 
 
 def rows_of(table: Table, devices: Iterable[Device], *, unknown: bool = False) -> tuple[Row, ...]:
-    """Devices with the same answers in one row each: same platform, chip and packages.
+    """Devices with the same answers in one row each: same platform, chip and packages; platforms as in the table.
 
+    devices   one on a platform that the table lacks stands last, and nothing serves it
     unknown   also a row for a chip of each platform that the table does not describe
     """
     found: dict[Device, list[str]] = {}
@@ -96,7 +97,8 @@ def rows_of(table: Table, devices: Iterable[Device], *, unknown: bool = False) -
         rows += [
             Row(("unknown chip",), _unknown(table, seen[platform])) for platform in table.platforms if platform in seen
         ]
-    return tuple(sorted(rows, key=lambda row: list(table.platforms).index(row.device.platform)))
+    rank = {platform: place for place, platform in enumerate(table.platforms)}
+    return tuple(sorted(rows, key=lambda row: rank.get(row.device.platform, len(rank))))
 
 
 def _nameless(device: Device) -> Device:
