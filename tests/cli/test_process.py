@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -76,6 +77,15 @@ def test_a_reader_that_leaves_is_no_error(command: str, first: str) -> None:
     assert (gone.returncode, gone.stdout, gone.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize(("command", "code"), [("check BAD", 1), ("explain nope --n 1 --k 1", 2)])
+def test_a_reader_that_leaves_does_not_hide_the_exit_code(tmp_path: Path, command: str, code: int) -> None:
+    file = override(tmp_path, "override: 1\ndisable: [{kernel: nope, reason: a}, {kernel: nape, reason: a}]\n")
+    line = command.replace("BAD", f"-f '{file}'")
+    assert shell(f"{line} | head -n 1").returncode == code
+    gone = shell(f"{line} 2>&1 | true")
+    assert (gone.returncode, gone.stdout, gone.stderr) == (code, "", "")
+
+
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
 def test_with_streams_closed_the_exit_code_still_answers(closed: str) -> None:
     for command, code in (("check", 0), ("check missing.yaml", 2), ("nope", 2)):
@@ -92,6 +102,42 @@ def test_an_answer_that_has_no_room_is_said_in_one_line(command: str) -> None:
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
     assert ran.stderr.startswith("kerneltable: ")
     assert ran.stderr.endswith(": No space left on device\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_messages_that_have_no_room_leave_the_exit_code() -> None:
+    assert shell("explain nope --n 1 --k 1 2> /dev/full").returncode == 2
+    assert shell("chek > /dev/full 2>&1").returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("command", ["lock --devices h200", "matrix --devices h200 --scheme mxfp8", "schema"])
+def test_a_file_that_has_no_room_is_named(ask: Ask, command: str) -> None:
+    assert ask(*command.split(), "-o", "/dev/full") == Answer(
+        2, "", "kerneltable: /dev/full: No space left on device\n"
+    )
+    unnamed = ask(*command.split(), "-o", "")
+    assert (unnamed.code, unnamed.out) == (2, "")
+    assert "--out: the name of a file was wanted; found ''" in unnamed.err
+
+
+ENCODED = ("show", f"explain {' '.join(ASKED)}", "check", "diff", "matrix --devices h200 --scheme mxfp8")
+FORMATS = [(command, "json") for command in ENCODED] + [(command, "text") for command in ENCODED] + [("check", "sarif")]
+REASONED = "override: 1\ndisable: [{kernel: triton_w8a16, platform: cuda, reason: gr\u00f6\u00dfer \u6f22}]\n"
+
+
+@pytest.mark.parametrize(("command", "form"), FORMATS)
+def test_no_text_and_no_file_name_is_beyond_the_encoding_of_a_stream(tmp_path: Path, command: str, form: str) -> None:
+    file = override(tmp_path, REASONED)
+    odd = Path(override(tmp_path, REASONED, "bad\udcff.yaml"))
+    argv = (*command.split(), "--format", form)
+    for name, encoding in ((file, "ascii"), (str(odd), "utf-8:strict")):
+        ran = process(*argv, "-f", name, env={"PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"})
+        assert (ran.returncode in (0, 1), "Traceback" in ran.stderr) == (True, False), ran.stderr
+        if form != "text":
+            assert json.loads(ran.stdout)
+    if (command, form) == ("show", "text"):
+        assert r"bad\udcff.yaml:2:" in ran.stdout
 
 
 def test_an_interrupt_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, ask: Ask) -> None:

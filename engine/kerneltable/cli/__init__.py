@@ -32,36 +32,28 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; argv is without the program's name. Returns the exit code."""
+    from kerneltable.cli.streams import NO_ROOM, open_streams
+
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _open_closed_streams()
+    with open_streams():
+        try:
+            code = _ended(arguments)
+            sys.stdout.flush()
+        except OSError as error:  # the answer has no room, as in `kerneltable --version > /dev/full`
+            print(f"kerneltable: {NO_ROOM}: {error.strerror or error}", file=sys.stderr)
+            return 2
+        return code
+
+
+def _ended(arguments: list[str]) -> int:
+    """Run one command to its end, also one that somebody or argparse ends early."""
     try:
-        code = _answer(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has gone, as in `kerneltable show | head`
-        _write_no_more()
-        return 0
-    except OSError as error:  # the answer has no room, as in `kerneltable show > /dev/full`
-        _write_no_more()
-        print(f"kerneltable: the answer cannot be written: {error.strerror or error}", file=sys.stderr)
-        return 2
+        return _answer(arguments)
     except KeyboardInterrupt:
         print("kerneltable: interrupted", file=sys.stderr)
         return 130
     except SystemExit as ended:  # argparse: 0 after --help, 2 after a usage error
         return ended.code if isinstance(ended.code, int) else 2
-    return code
-
-
-def _open_closed_streams() -> None:
-    """Give stdout and stderr somewhere to go where the caller closed them: the exit code is still an answer."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # as in `kerneltable check >&-`
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  as long as the process
-
-
-def _write_no_more() -> None:
-    """Let what is still buffered for stdout vanish, so that the interpreter does not try again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _answer(arguments: list[str]) -> int:
@@ -84,8 +76,6 @@ def _answer(arguments: list[str]) -> int:
 
         return print_error(error)
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
         print(f"kerneltable: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         return 2
 

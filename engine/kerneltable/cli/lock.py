@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from kerneltable.cli.devices import add_devices, devices_of
 from kerneltable.cli.options import add_format, add_layers, say_unasked, table_of
+from kerneltable.cli.output import write_text
 from kerneltable.cli.registered import say_unregistered
 from kerneltable.errors import Finding, ProblemError
 from kerneltable.model import Mark, Needs, Table
@@ -53,7 +54,7 @@ def run(args: Namespace) -> int:
     if args.out is None:
         print(text, end="")
         return 0
-    Path(args.out).write_text(text, encoding="utf-8")
+    write_text(args.out, text)
     print(text if args.format == "json" else f"{lock['digest']}  {args.out}", end="" if args.format == "json" else "\n")
     return 0
 

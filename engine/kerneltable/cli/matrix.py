@@ -5,16 +5,16 @@ Exact, not sampled, and for devices by name: no accelerator is needed and torch 
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from contextlib import redirect_stdout
+from io import StringIO
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from kerneltable.cli.devices import add_devices, devices_of
 from kerneltable.cli.options import DTYPES, add_format, add_layers, say_unasked, table_of
-from kerneltable.cli.output import print_json, print_lines
+from kerneltable.cli.output import print_json, print_lines, write_text
 from kerneltable.cli.registered import say_unregistered
 
 if TYPE_CHECKING:
@@ -50,12 +50,9 @@ def run(args: Namespace) -> int:
     if args.out is None:
         _print(args.format, table, found, dtypes)
     else:
-        with Path(args.out).open("w", encoding="utf-8") as file:
-            stdout, sys.stdout = sys.stdout, file
-            try:
-                _print(args.format, table, found, dtypes)
-            finally:
-                sys.stdout = stdout
+        with redirect_stdout(StringIO()) as answer:
+            _print(args.format, table, found, dtypes)
+        write_text(args.out, answer.getvalue())
     served = all(won.kernel is not None for row in found.cells for cell in row for won in cell)
     return 0 if served else 1
 

@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kerneltable.errors import ConfigError, KernelTableError, NoKernelError
+from kerneltable.errors import ConfigError, KernelTableError, NoKernelError, ProblemError
 
 
 def print_json(answer: dict[str, Any]) -> None:
-    """One JSON object on stdout; its first key is "format"."""
-    print(json.dumps(answer, indent=2, ensure_ascii=False))
+    """One JSON object on stdout, in ASCII whatever a file is called; its first key is "format"."""
+    print(json.dumps(answer, indent=2))
 
 
 def replace_json(path: Path, answer: dict[str, Any]) -> None:
@@ -25,12 +25,25 @@ def replace_json(path: Path, answer: dict[str, Any]) -> None:
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
         os.replace(beside, path)
     except OSError as error:
         with suppress(OSError):  # its folder may not be there either
             beside.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_text(path: str, text: str) -> None:
+    """The answer as the file of --out; a surrogate, as in the name of a file that is no UTF-8, becomes an escape.
+
+    errors    ProblemError for no name, OSError that names the file
+    """
+    if not path:
+        raise ProblemError("--out: the name of a file was wanted; found ''; leave the option out to write to stdout")
+    try:
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def print_lines(lines: Iterable[str]) -> None:

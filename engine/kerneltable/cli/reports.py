@@ -68,7 +68,7 @@ def _uri(file: str) -> str:
         path = Path(file).relative_to(Path.cwd()) if Path(file).is_absolute() else Path(file)
     except ValueError:
         path = Path(file)
-    return quote(path.as_posix())
+    return quote(path.as_posix(), errors="surrogateescape")
 
 
 def _text(finding: Finding) -> str:
@@ -108,15 +108,15 @@ def write_step_summary(name: str, findings: Sequence[Finding]) -> None:
     lines = [f"### kerneltable check: {count_text(findings)}", "", f"`{name}`", ""]
     if findings:
         lines += ["| | code | place | finding |", "|---|---|---|---|"]
-    size = len("\n".join(lines).encode())
+    size = len("\n".join(lines).encode(errors="backslashreplace"))
     for finding in worst_first(findings):
         line = f"| {finding.severity} | {finding.code} | `{finding.mark}` | {_cell(_text(finding))} |"
-        size += len(line.encode()) + 1
+        size += len(line.encode(errors="backslashreplace")) + 1
         if size > LARGEST_SUMMARY - 1000:
             lines.append("| | | | more findings are not shown; run `kerneltable check` |")
             break
         lines.append(line)
-    with Path(target).open("a", encoding="utf-8") as file:
+    with Path(target).open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write("\n".join(lines) + "\n\n")
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.options import add_format, add_layers, table_of
+from kerneltable.cli.output import write_text
 from kerneltable.model import Table
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def run(args: Namespace) -> int:
     if args.out is None:
         print(text, end="")
     else:
-        Path(args.out).write_text(text, encoding="utf-8")
+        write_text(args.out, text)
     return 0
 
 
