@@ -103,8 +103,44 @@ def test_the_command_runs_a_real_kernel_in_a_child_and_passes_the_files_on(
     file.write_text("override: 1\nkernels:\n  reference: {accepts: {m: {max: 64}}}\n")
     file.chmod(0o600)
     found = ask("check", "-f", file, "--canary", "--kernel", "reference", "--format", "json")
+    assert found.code == 0
+    assert found.json["canaries"] == {"ran": ["reference"], "not_run": {}}
+    assert found.err == "kerneltable: check --canary: ran reference\n"
     assert not [one for one in found.json["findings"] if one["code"] == "KT524"]
     assert str(file) in " ".join(canary.command("reference", ["-f", str(file)]))
+
+
+def test_a_named_kernel_that_does_not_fit_is_no_answer(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary, "_device", lambda *_: HERE)
+    found = ask("check", "--canary", "--kernel", "hopper_fp8_block", "--format", "json")
+    assert (found.code, found.json["canaries"]["ran"], list(found.json["canaries"]["not_run"])) == (
+        2,
+        [],
+        ["hopper_fp8_block"],
+    )
+    assert "check --canary: ran no kernel\n" in found.err
+    assert "--kernel hopper_fp8_block: a run was wanted; it was not run: runs_on: wanted cuda, found cpu" in found.err
+
+
+def test_a_child_that_finds_nothing_to_run_proves_nothing(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHILDREN, "is idle", 'import sys; print(\'{"kernels": [{"cases": []}]}\'); sys.exit(2)')
+    monkeypatch.setattr(canary, "_device", lambda *_: HERE)
+    monkeypatch.setattr(canary, "command", lambda kernel, files: [sys.executable, "-S", "-c", CHILDREN["is idle"]])
+    tried = canary.Tried()
+    assert list(canary.canaries(table, [], only=("reference", "hopper_fp8_block"), tried=tried)) == []
+    assert (tried.ran, set(tried.idle)) == ([], {"reference", "hopper_fp8_block"})
+
+
+def test_which_kernels_ran_and_which_do_not_fit_is_said(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary, "_device", lambda *_: HERE)
+    monkeypatch.setattr(canary, "run_child", lambda *_: canary.Ended(0, "", ""))
+    found = ask("check", "--canary")
+    ran, unfit = found.err.splitlines()
+    assert found.code == 0
+    assert ran.startswith("kerneltable: check --canary: ran ")
+    assert "reference" in ran
+    assert unfit.startswith("kerneltable: check --canary: do not fit this machine: ")
+    assert "hopper_fp8_block" in unfit
 
 
 def test_an_unknown_kernel_is_named(ask: Ask) -> None:

@@ -52,6 +52,37 @@ def test_less_than_nothing_is_refused(capsys: pytest.CaptureFixture[str], option
     assert f"argument {option}: a whole number from {least} to 2147483647 was wanted" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "1e400", "inf", "2e6", "soon", ""])
+@pytest.mark.parametrize("argv", [("conformance", "--seconds"), ("check", "--canary", "--canary-seconds")])
+def test_a_time_that_is_none_is_refused(
+    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], seconds: str
+) -> None:
+    assert main([*argv, seconds]) == 2
+    assert f"argument {argv[-1]}: seconds above 0 and at most 1000000 were wanted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (
+            ("--kernel", "reference", "--shapes", "1", "--seconds", "1e-9"),
+            "'reference': a case was wanted; none was run",
+        ),
+        (("--kernel", "hopper_fp8_block"), "'hopper_fp8_block': a case was wanted; none was run: runs_on: "),
+        (("--kernel", "reference", "--large", "only"), "beyond 2^31 elements: a CPU runs none"),
+        (("--large", "only"), ": a case was wanted; none was run: "),
+    ],
+)
+def test_a_kernel_of_which_nothing_was_run_is_no_answer(
+    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], said: str
+) -> None:
+    assert main(["conformance", "--format", "json", *argv]) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.err.count("\n") == 1
+    assert not any(kernel["cases"] for kernel in json.loads(shown.out)["kernels"])
+
+
 def test_large_cases_alone_are_all_listed_with_their_sizes_and_errors(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +110,7 @@ def test_text_says_of_each_kernel_before_the_next_one_runs(
 
     def measure(args, table, name, device):  # type: ignore[no-untyped-def]
         told.append(capsys.readouterr().out)
-        return Conformance(name)
+        return Conformance(name, cases=[Case(Problem("mxfp8", n=1, k=1), 0.5, ())])
 
     monkeypatch.setattr(conformance, "_measure_kernel", measure)
     assert main(["conformance", "--kernel", "reference", "--kernel", "cpu_fp8", "--large", "only"]) == 0

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kerneltable.errors import KernelTableError
@@ -38,6 +38,14 @@ class Ended:
     err: str
 
 
+@dataclass(slots=True)
+class Tried:
+    """Which kernels were run, and which were not, each with the reason."""
+
+    ran: list[str] = field(default_factory=list)
+    idle: dict[str, str] = field(default_factory=dict)
+
+
 def canaries(
     table: Table,
     files: Sequence[str],
@@ -45,6 +53,7 @@ def canaries(
     seconds: float = SECONDS,
     only: Collection[str] = (),
     quarantine: Quarantine | None = None,
+    tried: Tried | None = None,
 ) -> Iterator[Proof]:
     """KT524 for every kernel of this machine that hangs, crashes, fails or is wrong at the edges of its row.
 
@@ -52,13 +61,19 @@ def canaries(
     seconds     that one kernel may take, with the start of its process and its compiling
     only        kernels to try; empty: all that fit
     quarantine  where kernels that hang or crash are put
+    tried       is told which kernels ran
     errors      KernelTableError when not even the device could be asked
     """
     from kerneltable.select.survey import Proof
 
     device = _device(table, files, seconds)
-    for kernel in _fitting(table, device, only):
-        ended = run_child(command(kernel, files), seconds)
+    tried = Tried() if tried is None else tried
+    for kernel, misfit in _fitting(table, device, only):
+        ended = None if misfit else run_child(command(kernel, files), seconds)
+        if ended is None or ran_nothing(ended):
+            tried.idle[kernel] = misfit or "its smallest cases are too large for this machine"
+            continue
+        tried.ran.append(kernel)
         why = fault_of(ended, kernel, seconds)
         if why is None:
             continue
@@ -90,6 +105,14 @@ def fault_of(ended: Ended, kernel: str, seconds: float) -> str | None:
     except (ValueError, KeyError, TypeError, IndexError):
         lines = ended.err.strip().splitlines()
         return f"its process ended with code {ended.code}: {lines[-1][:300] if lines else 'no message'}"
+
+
+def ran_nothing(ended: Ended) -> bool:
+    """Whether a child found no case of its kernel that it could run."""
+    try:
+        return ended.code == 2 and json.loads(ended.out)["kernels"][0]["cases"] == []
+    except (ValueError, KeyError, TypeError, IndexError):
+        return False
 
 
 def run_child(words: Sequence[str], seconds: float) -> Ended:
@@ -132,12 +155,14 @@ def _device(table: Table, files: Sequence[str], seconds: float) -> Device:
     return read_facts(ended.out, table, "kerneltable env --json")
 
 
-def _fitting(table: Table, device: Device, only: Collection[str]) -> list[str]:
-    """The kernels that accept something on a device."""
+def _fitting(table: Table, device: Device, only: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Each kernel with what keeps it from running on a device; "" for one that accepts something there."""
     from kerneltable.run.checks.conformance_cases import plan_cases
 
     asked = [kernel for kernel in table.kernels.values() if not only or kernel.id in only]
-    return [kernel.id for kernel in asked if plan_cases(table, kernel, device, shapes=1)[0]]
+    for kernel in asked:
+        problems, found = plan_cases(table, kernel, device, shapes=1)
+        yield kernel.id, "" if problems else "; ".join(found.refused or found.skipped) or "no shape fits"
 
 
 def _signal_name(number: int) -> str:

@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_overrides, check_kernels
+from kerneltable.cli.options import add_format, add_overrides, check_kernels, seconds
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.proofs import as_findings, file_options, merged, with_proofs
 from kerneltable.errors import Finding, ProblemError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from kerneltable.cli.baseline import Print
+    from kerneltable.cli.canary import Tried
     from kerneltable.cli.options import Subparsers
 
 UNREADABLE = "KT121"
@@ -53,7 +54,7 @@ def _add_canary(parser: ArgumentParser) -> None:
     canary.add_argument("--canary", action="store_true", help="find kernels that hang, crash or compute wrong")
     canary.add_argument(
         "--canary-seconds",
-        type=float,
+        type=seconds,
         metavar="S",
         help=f"kill a kernel's process after so long (default {SECONDS:g})",
     )
@@ -64,7 +65,10 @@ def _add_canary(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Print the findings and a summary; 1 for errors (or warnings on request), 2 when a file cannot be read."""
+    """Print the findings and a summary; 1 for errors (or warnings on request).
+
+    2 when a file cannot be read, or when --canary ran nothing, or nothing of a kernel that was asked for by name.
+    """
     from kerneltable.kernels.registry import signatures
     from kerneltable.table import check_table
 
@@ -83,14 +87,18 @@ def run(args: Namespace) -> int:
         from kerneltable.cli.deep import deep_findings
 
         findings = merged(table, findings, deep_findings(table, notes=args.notes))
+    tried = None
     if table is not None and args.canary:
-        findings = merged(table, findings, _canaries(args, table))
+        tried, hurt = _canaries(args, table)
+        findings = merged(table, findings, hurt)
     findings, known = _divided((*findings, *drift), known_before, usable=table is not None)
-    _print(args.format, _name(args.table, args.override, table), table, findings, known)
+    _print(args.format, _name(args.table, args.override, table), table, findings, known, tried)
     if any(finding.code == UNREADABLE for finding in findings):
         return 2
     severities = {finding.severity for finding in findings}
-    return 1 if "error" in severities or (args.fail_on_warn and "warning" in severities) else 0
+    if "error" in severities or (args.fail_on_warn and "warning" in severities):
+        return 1
+    return 2 if tried is not None and (not tried.ran or (args.kernel and tried.idle)) else 0
 
 
 def _refuse_without_canary(args: Namespace) -> None:
@@ -103,18 +111,26 @@ def _refuse_without_canary(args: Namespace) -> None:
             )
 
 
-def _canaries(args: Namespace, table: Table) -> list[Finding]:
-    """What running the kernels of this machine, each in a process of its own, finds."""
-    from kerneltable.cli.canary import SECONDS, canaries
+def _canaries(args: Namespace, table: Table) -> tuple[Tried, list[Finding]]:
+    """What running the kernels of this machine, each in a process of its own, finds; which ran is said on stderr."""
+    from kerneltable.cli.canary import SECONDS, Tried, canaries
     from kerneltable.run.quarantine import Quarantine
 
     check_kernels(args.kernel, table)
     kept = None if args.quarantine is None else Quarantine(args.quarantine)
     files = shlex.split(file_options(args.table, args.override))
     files += ["--allow-insecure-permissions"] if args.allow_insecure_permissions else []
-    seconds = SECONDS if args.canary_seconds is None else args.canary_seconds
-    found = canaries(table, files, seconds=seconds, only=args.kernel, quarantine=kept)
-    return as_findings(found, notes=args.notes)
+    limit, tried = args.canary_seconds or SECONDS, Tried()
+    found = canaries(table, files, seconds=limit, only=args.kernel, quarantine=kept, tried=tried)
+    findings = as_findings(found, notes=args.notes)
+    print(f"kerneltable: check --canary: ran {', '.join(tried.ran) or 'no kernel'}", file=sys.stderr)
+    for kernel, why in tried.idle.items() if args.kernel else ():
+        print(
+            f"kerneltable: check --canary --kernel {kernel}: a run was wanted; it was not run: {why}", file=sys.stderr
+        )
+    if tried.idle and not args.kernel:
+        print(f"kerneltable: check --canary: do not fit this machine: {', '.join(tried.idle)}", file=sys.stderr)
+    return tried, findings
 
 
 def _drift(lock: str | None, table: Table | None) -> list[Finding]:
@@ -146,14 +162,20 @@ def _divided(
 
 
 def _print(
-    form: str, name: str, table: Table | None, findings: Sequence[Finding], known: Sequence[Finding] = ()
+    form: str,
+    name: str,
+    table: Table | None,
+    findings: Sequence[Finding],
+    known: Sequence[Finding] = (),
+    tried: Tried | None = None,
 ) -> None:
     from kerneltable.cli.findings import count_text, finding_json, finding_lines, github_lines
     from kerneltable.cli.reports import junit, sarif, write_step_summary
 
     if form == "json":
         listed = {"findings": [finding_json(f) for f in findings], "known": [finding_json(f) for f in known]}
-        print_json({"format": 1, "table": name, "summary": _summary(table), **listed})
+        ran = {} if tried is None else {"canaries": {"ran": tried.ran, "not_run": tried.idle}}
+        print_json({"format": 1, "table": name, "summary": _summary(table), **listed, **ran})
     elif form == "sarif":
         print(json.dumps(sarif(findings), indent=2))
     elif form == "junit":

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_layers, check_kernels, count, size, table_of
+from kerneltable.cli.options import add_format, add_layers, check_kernels, count, seconds, size, table_of
 from kerneltable.cli.output import print_json, replace_json
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def add(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=seconds,
         default=SECONDS,
         metavar="S",
         help=f"begin no case of a kernel after so long (default {SECONDS:g}): some compile for every shape",
@@ -66,7 +66,10 @@ def add(subparsers: Subparsers) -> None:
 
 
 def run(args: Namespace) -> int:
-    """0 when every kernel that fits is right everywhere and every row refuses what lies outside it, else 1."""
+    """0 when every kernel that fits is right everywhere and every row refuses what lies outside it, else 1.
+
+    2 when no case was run of a kernel that was asked for by name, or none at all: nothing is known then.
+    """
     from kerneltable.run.probe import current_device
 
     table = table_of(args)
@@ -92,7 +95,19 @@ def run(args: Namespace) -> int:
             replace_json(Path(args.out), answer())
     if args.format == "json":
         print_json(answer())
-    return 0 if all(one.sound for one in found) else 1
+    idle = [one for one in found if not one.cases]
+    for one in idle if args.kernel else idle[:1] if len(idle) == len(found) else ():
+        print(f"kerneltable: conformance: {_why_idle(one)}", file=sys.stderr)
+    if not all(one.sound for one in found):
+        return 1
+    return 2 if len(idle) == len(found) or (args.kernel and idle) else 0
+
+
+def _why_idle(one: Conformance) -> str:
+    """Why no case of a kernel was run, and the next step."""
+    why = one.refused or tuple(one.skipped) or ("no shape fits",)
+    step = "leave it out, or run it on a machine that it fits" if one.refused else "allow more shapes, elements or time"
+    return f"'{one.kernel}': a case was wanted; none was run: {'; '.join(why)}; {step}"
 
 
 def as_json(one: Conformance) -> dict[str, Any]:

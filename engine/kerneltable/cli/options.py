@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 DTYPES = ("bf16", "f16", "f32")
 LARGEST_FACTS_FILE = 1 << 20
+LONGEST = 1_000_000
+"""Of a time limit, in seconds: 11 days."""
+
 HOST = "host"
 """The present machine, where a command takes the name of a device."""
 
@@ -117,6 +120,17 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and 0 < int(text) < 2**31):
         raise ArgumentTypeError(f"a whole number from 1 to {2**31 - 1} was wanted; found '{text[:40]}'")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    """A time on the command line: a number above 0, at most LONGEST seconds."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= LONGEST:  # nan is neither
+        raise ArgumentTypeError(f"seconds above 0 and at most {LONGEST} were wanted; found '{text[:40]}'")
+    return found
 
 
 def block(text: str) -> tuple[int, int]:
