@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from commands import Ask, override
 
+from kerneltable.cli.stated import below, stated
+from kerneltable.cli.values import values_of
 from kerneltable.table import load_table
 
 
@@ -49,6 +51,43 @@ disable: [{kernel: torch_mxfp8_emulation, reason: slow, until: "2099-01-01", pla
     ):
         (line,) = [line for line in answer.out.splitlines() if line.startswith(said)]
         assert f" {file}:" in line
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("table", "table: 1 "),
+        ("plans", "plans.weight_copies: 1 "),
+        ("kernels.hopper_fp8_block.verified", "kernels.hopper_fp8_block.verified.0.device: h200 "),
+        ("schemes.fp8_block_w8a8.weight.any_block", "schemes.fp8_block_w8a8.weight.any_block: true "),
+        ("platforms.cuda.architectures.sm121.like", "platforms.cuda.architectures.sm121.like: sm120 "),
+        ("platforms.cuda.architectures.sm80.features.0", "platforms.cuda.architectures.sm80.features.0: "),
+    ],
+)
+def test_show_lists_what_only_the_file_states(ask: Ask, path: str, said: str) -> None:
+    answer = ask("show", path)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines()[1].startswith(said)
+    if not path.endswith(".0"):
+        assert f"\n{said}" in ask("show").out
+
+
+def test_what_show_lists_with_origin_it_lists_without(tmp_path: Path) -> None:
+    text = """override: 1
+plans: {weight_copies: 2}
+routes: {mxfp8: {cuda: {prefer: reference, plans: {deterministic: true}}}}
+disable: [{kernel: torch_mxfp8_emulation, reason: slow, until: "2099-01-01", platform: cuda}]
+"""
+    table = load_table(overrides=[override(tmp_path, text)])
+    values, written = values_of(table), stated(table)
+    for path, *_ in written[::7]:
+        assert path in [one[0][: len(path)] for one in below(values, written, ".".join(path))]
+    listed = {one[0] for one in below(values, written, "")}
+    assert {one[0] for one in values} < listed
+    for path, *_ in written:  # itself, or the one value that its list or range is listed as
+        up = [path[:end] for end in range(1, len(path) + 1)]
+        beside = any(one[: len(path) - 1] == path[:-1] for one in listed)
+        assert listed.intersection(up) or (path[-1].isdigit() and beside), path
 
 
 @pytest.mark.parametrize(

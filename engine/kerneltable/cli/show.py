@@ -41,9 +41,10 @@ def run(args: Namespace) -> int:
     if args.origin:
         _show_origins(args, table)
         return 0
-    from kerneltable.cli.values import below, values_of
+    from kerneltable.cli.stated import below, stated
+    from kerneltable.cli.values import values_of
 
-    values = below(values_of(table), args.path)
+    values = below(values_of(table), stated(table), args.path)
     if args.format == "json":
         listed = [{"path": ".".join(path), "value": value, "where": str(mark)} for path, value, mark in values]
         print_json({"format": 1, "layers": _layers(table), "digest": table.digest, "values": listed})

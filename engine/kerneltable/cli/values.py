@@ -41,13 +41,6 @@ def values_of(table: Table) -> list[Value]:
     return values
 
 
-def below(values: Sequence[Value], path: str) -> list[Value]:
-    """The values at or below a dotted path; ProblemError with the nearest name when there are none."""
-    parts = tuple(part for part in path.split(".") if part)
-    check_path([value[0] for value in values], path)
-    return [value for value in values if value[0][: len(parts)] == parts]
-
-
 def check_path(paths: Sequence[Path], path: str) -> None:
     """ProblemError with the nearest name when no path lies at or below a dotted one."""
     parts = tuple(part for part in path.split(".") if part)
