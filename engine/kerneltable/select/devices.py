@@ -19,7 +19,8 @@ ASSUMED_ON = {"cuda": ("cuda-bindings",)}
 def device(name: str, table: Table, *, packages: Mapping[str, str | None] | None = None) -> Device:
     """A device by a name of the table: "h200", "sm121", "cuda:sm121", "cuda:13.0", "gfx942:sramecc+:xnack-".
 
-    Case, and space or underscore for hyphen, do not matter; suffixes of compiler targets ("sm_90a") are dropped.
+    Case, and space or underscore for hyphen, do not matter; suffixes of compiler targets ("sm_90a") and of AMD target
+    ids (":xnack-") are dropped.
     packages  distribution name -> version (None: assumed, fits every spec); without it torch with what comes along
               with it, triton and kerneltable are assumed
     returns   a Device; "cuda:13.0" has no architecture when the table describes no such chip
@@ -31,7 +32,7 @@ def device(name: str, table: Table, *, packages: Mapping[str, str | None] | None
     prefix, _, rest = name.strip().partition(":")
     platform = table.platforms.get(prefix.strip().lower())
     platforms = [platform] if platform else list(table.platforms.values())
-    chip = rest if platform else prefix
+    chip = rest if platform else name
     found = [(p, architecture) for p in platforms if (architecture := _architecture(p, chip)) is not None]
     if len(found) > 1:
         ways = " or ".join(f"'{p.name}:{chip.strip()}'" for p, _ in found)
@@ -120,7 +121,8 @@ def _spellings(chip: str) -> list[str]:
     plain = chip.strip().lower()
     hyphened = re.sub(r"[\s_]+", "-", plain)
     target = re.sub(r"\A(?:sm|compute)_?([0-9]+)[af]?\Z", r"sm\1", plain)
-    return [plain, hyphened, target, plain.split(":")[0]]
+    amd = re.sub(r"\A(gfx[0-9a-f]+)(?::(?:sramecc|xnack)[+-])+\Z", r"\1", plain)
+    return [plain, hyphened, target, amd]
 
 
 def _has_capabilities(platform: Platform) -> bool:
@@ -131,6 +133,10 @@ def _unknown(name: str, chip: str, platform: Platform | None, table: Table) -> P
     platforms = [platform] if platform else list(table.platforms.values())
     names = [known for p in platforms for known in (*p.devices, *p.architectures)]
     where = f" on platform '{platform.name}'" if platform else ""
+    if platform is None and ":" in chip:
+        prefix = chip.partition(":")[0].strip()
+        wanted = f"a platform was wanted before ':'; found {prefix!r}; {hint(prefix, table.platforms)}"
+        return ProblemError(f"unknown device {name!r}: {wanted}; or leave out what follows the name")
     if platform is None and nearest(chip, names) is None:
         step = "`kerneltable show platforms` lists the names"
     else:
