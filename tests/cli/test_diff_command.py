@@ -85,6 +85,15 @@ def test_github_and_sarif_point_at_the_step_that_wins_now(ask: Ask, tmp_path: Pa
     assert {result["ruleId"] for result in results} == {"KT511"}
 
 
+def test_a_name_that_stands_for_another_chip_now_is_a_change_without_being_asked_for(ask: Ask, tmp_path: Path) -> None:
+    file = override(tmp_path, "override: 1\nplatforms: {cuda: {devices: {h200: sm80}}}\n")
+    answer = ask("diff", "-f", file, "--format", "json")
+    assert answer.code == 1
+    assert {tuple(change["devices"]) for change in answer.json["changes"]} == {("cuda:h200 (sm80)",)}
+    asked = ask("diff", "-f", file, "--devices", "cuda:h200", "--format", "json").json["changes"]
+    assert answer.json["changes"] == asked
+
+
 def test_an_unknown_device_is_no_answer(ask: Ask) -> None:
     answer = ask("diff", "--devices", "a1000")
     assert (answer.code, answer.out) == (2, "")

@@ -39,7 +39,9 @@ def add(subparsers: Subparsers) -> None:
         "--base-override", metavar="FILE", action="append", default=[], help="an override file over A; repeatable"
     )
     add_trust(parser)
-    add_devices(parser, default="every architecture of both tables, and one that nobody knows yet")
+    add_devices(
+        parser, default="every architecture of both tables, names of another chip now, and a chip that nobody knows yet"
+    )
     add_format(parser, ("text", "json", "github", "sarif"))
 
 

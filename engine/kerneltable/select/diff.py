@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from kerneltable.model import Device, Mark, Problem, Table
 from kerneltable.select.boxes import Box, joined, meet_all, minus, minus_all
+from kerneltable.select.devices import device
 from kerneltable.select.fleet import architectures, future_chips
 from kerneltable.select.model_kinds import ModelKind, kinds_of_models, table_for
 from kerneltable.select.regions import simplest_problem, winners
@@ -84,8 +85,8 @@ class Change:
 def diff(one: Table, other: Table, devices: Sequence[tuple[Device, Device]] | None = None) -> tuple[Change, ...]:
     """Every change from one table to the other, the loudest first.
 
-    devices   each device as the one and as the other table knows it; None is every architecture of both tables and an
-              unknown chip of each platform that counts capabilities
+    devices   each device as the one and as the other table knows it; None is every architecture of both tables, each
+              name that stands for another chip now, and an unknown chip of each platform that counts capabilities
     returns   regions of problems with n, k and m of at least 1 (or m unknown); empty when every decision is the same
     """
     pairs = every_device(one, other) if devices is None else devices
@@ -100,13 +101,26 @@ def diff(one: Table, other: Table, devices: Sequence[tuple[Device, Device]] | No
 
 
 def every_device(one: Table, other: Table) -> list[tuple[Device, Device]]:
-    """Every architecture of both tables and the unknown chips; what a table does not know is unknown to it."""
+    """Every architecture of both tables, each name of another chip now, and the unknown chips.
+
+    What a table does not know is unknown to it.
+    """
     pairs = []
     for sides in ((architectures(one), architectures(other)), (future_chips(one), future_chips(other))):
         here, there = ({(d.platform, d.architecture or d.name): d for d in side} for side in sides)
         for key in dict.fromkeys((*here, *there)):
             pairs.append((here.get(key) or there[key], there.get(key) or here[key]))
-    return pairs
+    return [*pairs, *_moved(one, other)]
+
+
+def _moved(one: Table, other: Table) -> Iterator[tuple[Device, Device]]:
+    """The device names of both tables that stand for one architecture in the one and for another in the other."""
+    for platform in one.platforms.values():
+        names = other.platforms[platform.name].devices if platform.name in other.platforms else {}
+        for name, chip in platform.devices.items():
+            if names.get(name, chip) != chip:
+                full = f"{platform.name}:{name}"
+                yield device(full, one), device(full, other)
 
 
 def _of_scheme(
