@@ -166,3 +166,17 @@ def test_facts_that_cannot_be_read_are_exit_2(ask: Ask, tmp_path: Path, data: by
     answer = ask("explain", "mxfp8", "--facts", file, "--n", "256", "--k", "256")
     assert (answer.code, answer.out) == (2, "")
     assert words in answer.err
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("7777", "device 7777: wanted a GPU that torch sees; found "),
+        ("-1", "argument --index: a whole number from 0 to 2147483647 was wanted; found '-1'"),
+        ("0.5", "argument --index: a whole number from 0 to 2147483647 was wanted; found '0.5'"),
+    ],
+)
+def test_env_of_a_gpu_that_is_not_there_is_no_answer(ask: Ask, index: str, words: str) -> None:
+    answer = ask("env", "--index", index)
+    assert (answer.code, answer.out) == (2, "")
+    assert words in answer.err

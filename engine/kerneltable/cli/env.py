@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_layers, table_of
+from kerneltable.cli.options import add_format, add_layers, size, table_of
 from kerneltable.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def add(subparsers: Subparsers) -> None:
     """The options of the command."""
     parser = subparsers.add_parser("env", help="the present machine as the selection sees it", description=__doc__)
     add_layers(parser)
-    parser.add_argument("--index", type=int, help="which GPU (default: torch's current one)")
+    parser.add_argument("--index", type=size, help="which GPU (default: torch's current one)")
     add_format(parser)
     parser.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
 
