@@ -91,6 +91,14 @@ def test_require_prefer_and_disable_are_the_last_layer(ask: Ask, tmp_path: Path)
     assert ask("select", *ASKED, "-f", file, "--prefer", "triton_w8a16").out == "triton_w8a16\n"
 
 
+def test_disabling_what_no_step_of_the_route_takes_is_said(ask: Ask) -> None:
+    answer = ask("select", *ASKED, "--disable", "cpu_fp8", "--disable", "reference")
+    said = "--disable cpu_fp8: no step of the route of fp8_block_w8a8 on cuda, so it changes nothing; known: "
+    assert (answer.code, answer.out) == (0, "hopper_fp8_block\n")
+    assert answer.err.startswith(f"kerneltable: {said}")
+    assert answer.err.count("\n") == 1
+
+
 def test_disabling_every_kernel_is_no_kernel_with_the_reasons(ask: Ask) -> None:
     table = load_table()
     off = [a for step in table.routes["fp8_block_w8a8", "cuda"].steps for a in ("--disable", step.kernel)]

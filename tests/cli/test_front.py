@@ -66,6 +66,23 @@ def test_an_option_of_one_value_that_is_given_twice_is_refused(ask: Ask, argv: t
     assert answer.err.endswith("; give the option once\n")
 
 
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [
+        (("explain", "mxfp8", "--n", "1", "--k", "1", "--facts", ""), "--facts"),
+        (("check", "--lock", ""), "--lock"),
+        (("check", "--baseline", ""), "--baseline"),
+        (("conformance", "-o", ""), "-o/--out"),
+        (("show", "-f", ""), "-f/--override"),
+        (("diff", "--base-override", ""), "--base-override"),
+    ],
+)
+def test_a_file_without_a_name_is_refused(ask: Ask, argv: tuple[str, ...], option: str) -> None:
+    answer = ask(*argv)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"argument {option}: a name was wanted; found ''; name one, or leave the option out\n" in answer.err
+
+
 def test_options_that_may_be_repeated_are_kept_all(ask: Ask) -> None:
     disabled = ("--disable", "hopper_fp8_block", "--disable", "torch_scaled_mm_block")
     refused = [c for c in ask("explain", *ASKED, *disabled, "--format", "json").json["candidates"] if c["refusals"]]

@@ -118,7 +118,7 @@ def test_a_file_that_has_no_room_is_named(ask: Ask, command: str) -> None:
     )
     unnamed = ask(*command.split(), "-o", "")
     assert (unnamed.code, unnamed.out) == (2, "")
-    assert "--out: the name of a file was wanted; found ''" in unnamed.err
+    assert "argument -o/--out: a name was wanted; found ''" in unnamed.err
 
 
 ENCODED = ("show", f"explain {' '.join(ASKED)}", "check", "diff", "matrix --devices h200 --scheme mxfp8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.bench_report import csv_lines, granularity_of, shares, whole
 from kerneltable.cli.bench_text import text_lines
-from kerneltable.cli.options import add_format, add_layers, check_kernels, table_of
+from kerneltable.cli.options import add_format, add_layers, check_kernels, named_file, table_of
 from kerneltable.cli.output import print_json, print_lines, replace_json
 from kerneltable.errors import ProblemError
 
@@ -58,10 +58,12 @@ def add(subparsers: Subparsers) -> None:
         help="instead: microseconds until an eager call of a whole layer returns, beside nn.Linear",
     )  # fmt: skip
     parser.add_argument(
-        "-o", "--out", metavar="FILE",
+        "-o", "--out", metavar="FILE", type=named_file,
         help="also keep the JSON in a file, written anew after each size: a run that is ended early has it",
     )  # fmt: skip
-    parser.add_argument("--plot", metavar="FILE", help="also draw time over m, one panel a shape (needs matplotlib)")
+    parser.add_argument(
+        "--plot", metavar="FILE", type=named_file, help="also draw time over m, one panel a shape (needs matplotlib)"
+    )
     add_layers(parser)
     add_format(parser, ("text", "json", "csv"))
 

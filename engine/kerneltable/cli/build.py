@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import DTYPES, add_format, add_overrides, check_kernels, count
+from kerneltable.cli.options import DTYPES, add_format, add_overrides, check_kernels, count, named_file
 from kerneltable.cli.output import print_json
 from kerneltable.errors import KernelTableError, ProblemError
 
@@ -39,7 +39,10 @@ def add(subparsers: Subparsers) -> None:
     )  # fmt: skip
     parser.add_argument("--kernel", metavar="ID", action="append", default=[], help="this row alone; repeatable")
     parser.add_argument(
-        "--out", metavar="DIR", help="the folder to fill (default: KERNELTABLE_CACHE_DIR, else the user's)"
+        "--out",
+        metavar="DIR",
+        type=named_file,
+        help="the folder to fill (default: KERNELTABLE_CACHE_DIR, else the user's)",
     )
     parser.add_argument(
         "--dtype", metavar="LIST", type=dtypes, default=(("bf16", "bf16"),),
@@ -47,7 +50,9 @@ def add(subparsers: Subparsers) -> None:
     )  # fmt: skip
     narrow = parser.add_argument_group("only what these layers can ask for (default: layers of any size)")
     narrow.add_argument("--shapes", metavar="LIST", help="NxK or models as in `kerneltable bench`, separated by commas")
-    narrow.add_argument("--model", metavar="DIR", help="a checkpoint's linears, unfused; fused ones need --shapes too")
+    narrow.add_argument(
+        "--model", metavar="DIR", type=named_file, help="a checkpoint's linears, unfused; fused ones need --shapes too"
+    )
     narrow.add_argument("--multiprocessors", metavar="COUNT", type=count, help="of the device (default: any)")
     narrow.add_argument(
         "--some", metavar="COUNT", type=count,

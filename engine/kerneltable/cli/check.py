@@ -13,7 +13,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_overrides, check_kernels, seconds
+from kerneltable.cli.options import add_format, add_overrides, check_kernels, named_file, seconds
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.proofs import as_findings, file_options, merged, with_proofs
 from kerneltable.errors import Finding, ProblemError
@@ -40,9 +40,14 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--deep", action="store_true", help="also load every kernel and compile all device code")
     _add_canary(parser)
     parser.add_argument("--fail-on-warn", action="store_true", help="exit 1 for warnings too")
-    parser.add_argument("--lock", metavar="FILE", help="refuse what is not as `kerneltable lock` wrote it down")
     parser.add_argument(
-        "--baseline", metavar="FILE", help="findings that do not block: what `check --format json` wrote earlier"
+        "--lock", metavar="FILE", type=named_file, help="refuse what is not as `kerneltable lock` wrote it down"
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="FILE",
+        type=named_file,
+        help="findings that do not block: what `check --format json` wrote earlier",
     )
     add_format(parser, ("text", "json", "github", "sarif", "junit"))
 
@@ -60,7 +65,10 @@ def _add_canary(parser: ArgumentParser) -> None:
     )
     canary.add_argument("--kernel", metavar="ID", action="append", default=[], help="this kernel alone; repeatable")
     canary.add_argument(
-        "--quarantine", metavar="FOLDER", help="remember those that hang or crash for `run --quarantine`"
+        "--quarantine",
+        metavar="FOLDER",
+        type=named_file,
+        help="remember those that hang or crash for `run --quarantine`",
     )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_layers, check_kernels, count, seconds, size, table_of
+from kerneltable.cli.options import add_format, add_layers, check_kernels, count, named_file, seconds, size, table_of
 from kerneltable.cli.output import print_json, replace_json
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def add(subparsers: Subparsers) -> None:
         "-o",
         "--out",
         metavar="FILE",
+        type=named_file,
         help="also keep the JSON in a file, written anew after each kernel: a run that is ended early has it",
     )
     add_format(parser)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.colour import painted
 from kerneltable.cli.devices import add_devices, devices_of
-from kerneltable.cli.options import add_format, add_trust, say_unasked
+from kerneltable.cli.options import add_format, add_trust, named_file, say_unasked
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.proofs import file_options, merged
 from kerneltable.cli.registered import say_unregistered
@@ -32,11 +32,16 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("a", metavar="A", nargs="?", help="a table (default: the one that comes with kerneltable)")
     parser.add_argument("b", metavar="B", nargs="?", help="the other table (default: A again)")
     parser.add_argument(
-        "-f", "--override", metavar="FILE", action="append", default=[],
+        "-f", "--override", metavar="FILE", type=named_file, action="append", default=[],
         help="an override file over B; repeatable, later ones win",
     )  # fmt: skip
     parser.add_argument(
-        "--base-override", metavar="FILE", action="append", default=[], help="an override file over A; repeatable"
+        "--base-override",
+        metavar="FILE",
+        type=named_file,
+        action="append",
+        default=[],
+        help="an override file over A; repeatable",
     )
     add_trust(parser)
     add_devices(

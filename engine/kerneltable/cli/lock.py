@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kerneltable.cli.devices import add_devices, devices_of
-from kerneltable.cli.options import add_format, add_layers, say_unasked, table_of
+from kerneltable.cli.options import add_format, add_layers, named_file, say_unasked, table_of
 from kerneltable.cli.output import write_text
 from kerneltable.cli.registered import say_unregistered
 from kerneltable.errors import Finding, ProblemError
@@ -29,7 +29,9 @@ def add(subparsers: Subparsers) -> None:
     add_devices(parser, default="the present machine")
     add_layers(parser)
     parser.add_argument("--no-packages", action="store_true", help="leave versions of installed packages open")
-    parser.add_argument("-o", "--out", metavar="FILE", help="write the lock to a file instead of stdout")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", type=named_file, help="write the lock to a file instead of stdout"
+    )
     add_format(parser)
 
 

@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from kerneltable.cli.devices import add_devices, devices_of
-from kerneltable.cli.options import DTYPES, add_format, add_layers, say_unasked, table_of
+from kerneltable.cli.options import DTYPES, add_format, add_layers, named_file, say_unasked, table_of
 from kerneltable.cli.output import print_json, print_lines, write_text
 from kerneltable.cli.registered import say_unregistered
 
@@ -33,7 +33,9 @@ def add(subparsers: Subparsers) -> None:
     parser.add_argument("--output", choices=DTYPES, help="output dtype (default: that of the input)")
     add_devices(parser)
     add_layers(parser)
-    parser.add_argument("-o", "--out", metavar="FILE", help="write the answer to a file instead of stdout")
+    parser.add_argument(
+        "-o", "--out", metavar="FILE", type=named_file, help="write the answer to a file instead of stdout"
+    )
     add_format(parser, ("text", "json", "html"))
 
 

@@ -35,7 +35,9 @@ def add_format(parser: ArgumentParser, choices: Sequence[str] = ("text", "json")
 
 def add_layers(parser: ArgumentParser) -> None:
     """--table and -f: the files that make the table."""
-    parser.add_argument("--table", metavar="FILE", help="the table (default: the one that comes with kerneltable)")
+    parser.add_argument(
+        "--table", metavar="FILE", type=named_file, help="the table (default: the one that comes with kerneltable)"
+    )
     add_overrides(parser)
 
 
@@ -45,6 +47,7 @@ def add_overrides(parser: ArgumentParser) -> None:
         "-f",
         "--override",
         metavar="FILE",
+        type=named_file,
         action="append",
         default=[],
         help="an override file; repeatable, later ones win",
@@ -96,7 +99,9 @@ def _add_device(parser: ArgumentParser) -> None:
         "--device", metavar="NAME",
         help="a device or architecture of the table: h200, sm121, cuda:13.0; host: the present machine",
     )  # fmt: skip
-    which.add_argument("--facts", metavar="FILE", help="what `kerneltable env --json` wrote on another machine")
+    which.add_argument(
+        "--facts", metavar="FILE", type=named_file, help="what `kerneltable env --json` wrote on another machine"
+    )
     add_with(where)
 
 
@@ -120,6 +125,13 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and 0 < int(text) < 2**31):
         raise ArgumentTypeError(f"a whole number from 1 to {2**31 - 1} was wanted; found '{text[:40]}'")
     return int(text)
+
+
+def named_file(text: str) -> str:
+    """The name of a file or folder on the command line; an empty one, as of a variable that is not set, is refused."""
+    if not text:
+        raise ArgumentTypeError("a name was wanted; found ''; name one, or leave the option out")
+    return text
 
 
 def seconds(text: str) -> float:
@@ -185,7 +197,19 @@ def question_of(args: Namespace) -> tuple[Table, Device, Problem]:
     layer = forced_layer(args, device.platform)
     if layer is not None:
         table = table_of(args, [("command line", layer)])
+    _say_absent(args, table, device.platform)
     return table, device, problem_of(args)
+
+
+def _say_absent(args: Namespace, table: Table, platform: str) -> None:
+    """Name on stderr what --disable takes out of a route that does not have it."""
+    route = table.routes.get((args.scheme, platform))
+    listed = {step.kernel for step in route.steps} if route else set()
+    listed |= {choice.kernel for choice in (route.require, route.prefer) if choice} if route else set()
+    for kernel in dict.fromkeys(args.disable):
+        if kernel not in listed:
+            what = f"--disable {kernel}: no step of the route of {args.scheme} on {platform}, so it changes nothing"
+            print(f"kerneltable: {what}; {hint(kernel, listed)}", file=sys.stderr)
 
 
 def problem_of(args: Namespace) -> Problem:

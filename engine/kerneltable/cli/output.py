@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from kerneltable.errors import ConfigError, KernelTableError, NoKernelError, ProblemError
+from kerneltable.errors import ConfigError, KernelTableError, NoKernelError
 
 
 def print_json(answer: dict[str, Any]) -> None:
@@ -36,10 +36,8 @@ def replace_json(path: Path, answer: dict[str, Any]) -> None:
 def write_text(path: str, text: str) -> None:
     """The answer as the file of --out; a surrogate, as in the name of a file that is no UTF-8, becomes an escape.
 
-    errors    ProblemError for no name, OSError that names the file
+    errors    OSError that names the file
     """
-    if not path:
-        raise ProblemError("--out: the name of a file was wanted; found ''; leave the option out to write to stdout")
     try:
         Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:

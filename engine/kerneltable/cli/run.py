@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_layers, check_kernels, table_of
+from kerneltable.cli.options import add_format, add_layers, check_kernels, named_file, table_of
 from kerneltable.cli.output import print_json, print_lines
 from kerneltable.cli.run_text import counts, print_text, refusal_lines
 
@@ -38,7 +38,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("model_dir", nargs="?", metavar="MODEL_DIR", help="a folder with config.json and safetensors")
     parser.add_argument("--sample", metavar="KIND", help="make and run a small random checkpoint; 'all' for each kind")
     parser.add_argument("--size", choices=("small", "medium"), help="size of the samples (default small)")
-    parser.add_argument("--keep", metavar="DIR", help="write the samples there and keep them")
+    parser.add_argument("--keep", metavar="DIR", type=named_file, help="write the samples there and keep them")
     parser.add_argument(
         "--device", metavar="NAME", help="cpu, cuda ..., or a device of the table; default: the present one"
     )
@@ -49,6 +49,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--quarantine",
         metavar="FOLDER",
+        type=named_file,
         help="leave alone kernels that lost a device or hung before, and remember those that do now",
     )
     parser.add_argument(

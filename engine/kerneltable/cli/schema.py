@@ -9,7 +9,7 @@ import json
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from kerneltable.cli.options import add_format, add_layers, table_of
+from kerneltable.cli.options import add_format, add_layers, named_file, table_of
 from kerneltable.cli.output import write_text
 from kerneltable.model import Table
 
@@ -28,7 +28,7 @@ def add(subparsers: Subparsers) -> None:
         "which", choices=("dispatch", "override"), nargs="?", default="override", help="default: override"
     )
     add_layers(parser)
-    parser.add_argument("-o", "--out", metavar="FILE", help="write it to a file instead of stdout")
+    parser.add_argument("-o", "--out", metavar="FILE", type=named_file, help="write it to a file instead of stdout")
     add_format(parser)
 
 
