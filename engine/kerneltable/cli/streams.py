@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any
 
@@ -61,6 +61,8 @@ def open_streams() -> Iterator[None]:
 
 
 def _outliving(stream: TextIOWrapper, *, deaf: bool) -> TextIOWrapper:
+    with suppress(OSError):  # what the program wrote before comes first
+        stream.flush()
     lines = stream.line_buffering or stream.write_through  # `python -u` writes through
     outlet = BufferedWriter(Outlet(stream.fileno(), deaf=deaf))
     return TextIOWrapper(outlet, stream.encoding, "backslashreplace", line_buffering=lines)
