@@ -291,3 +291,29 @@ def test_bias_is_added_before_the_one_rounding() -> None:
     x, bias = torch.tensor([[256.0 + 1.0]]), torch.tensor([1.0])  # 257 rounds to 256 in bf16, 258 is a number of bf16
     out = linear(x, weight, bias, torch.empty(1, 1, dtype=torch.bfloat16))
     assert out.item() == 258
+
+
+def test_other_memory_through_the_data_of_a_weight_does_not_reach_the_compiled_code() -> None:
+    problem = problem_of(*VARIANTS["w8a16_channel"][:-1], n=37, k=64, output="f32")
+    tensors, x = layer(problem, "f32"), torch.randn(3, 64).bfloat16()
+    kernel = kernel_class()(problem, **tensors)
+    before = kernel(x, None)
+    for name, tensor in tensors.items():
+        tensor.data = torch.empty(0, dtype=tensor.dtype)
+        assert torch.equal(kernel(x, None), before), name
+
+
+@pytest.mark.parametrize("left", [0, 16])
+def test_a_weight_whose_memory_was_freed_is_refused(left: int) -> None:
+    problem = problem_of(*VARIANTS["w8a16_channel"][:-1], n=37, k=64, output="f32")
+    tensors, x = layer(problem, "f32"), torch.randn(3, 64).bfloat16()
+    kernel = kernel_class()(problem, **tensors)
+    storage = tensors["weight"].untyped_storage()
+    whole, size = tensors["weight"].clone(), storage.nbytes()
+    before = kernel(x, None)
+    storage.resize_(left)
+    with pytest.raises(KernelInputError, match="memory was freed"):
+        kernel(x, None)
+    storage.resize_(size)
+    tensors["weight"].copy_(whole)
+    assert torch.equal(kernel(x, None), before)

@@ -88,8 +88,11 @@ class Product:
         errors    KernelInputError for a tensor that does not fit, KernelUnavailable without compiled code
         """
         _check_weight(weight)
+        weight = Weight(weight.codes.detach(), weight.scale.detach(), weight.block)  # whatever is done through .data
         self.weight, self.quantization, self.path = weight, quantization, path
         library()
+        self._at = weight.codes.data_ptr(), weight.scale.data_ptr()
+        self._bytes = _bytes_behind(weight)
         self._n, self._k = weight.codes.shape
         self._fixed = bytes(
             _Job(
@@ -107,7 +110,9 @@ class Product:
         self._check(x, bias, out)
         job = _Job.from_buffer_copy(self._fixed)
         job.m, job.x_stride = x.shape[0], x.stride(0)
-        job.weight, job.scale = self.weight.codes.data_ptr(), self.weight.scale.data_ptr()
+        job.weight, job.scale = at = self.weight.codes.data_ptr(), self.weight.scale.data_ptr()
+        if at != self._at:
+            self._check_moved()
         job.x, job.out, job.bias = x.data_ptr(), out.data_ptr(), None if bias is None else bias.data_ptr()
         job.x_type, job.out_type = TYPES[x.dtype], TYPES[out.dtype]
         job.threads = torch.get_num_threads() if threads is None else threads
@@ -117,6 +122,15 @@ class Product:
         if answer:
             raise KernelUnavailable(f"cpu_fp8: instruction path {self.path} is not of this machine; take auto")
         return out
+
+    def _check_moved(self) -> None:
+        """KernelInputError when the weight is elsewhere in memory by now, and part of its memory is gone."""
+        found = _bytes_behind(self.weight)
+        if found[0] < self._bytes[0] or found[1] < self._bytes[1]:
+            raise KernelInputError(
+                f"cpu_fp8: weight and weight_scale must keep the {self._bytes} bytes of their storages; found {found}: "
+                "the memory was freed; put it back, and pack again"
+            )
 
     def _check(self, x: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
         """What the C code relies on and cannot see for itself, as far as it may change from call to call."""
@@ -176,6 +190,11 @@ def _check_weight(weight: Weight) -> None:
     for holds, name, form, found in checks:
         if not holds:
             raise _unfit(name, form, found)
+
+
+def _bytes_behind(weight: Weight) -> tuple[int, int]:
+    """Bytes of the storages that the codes and the scale lie in."""
+    return weight.codes.untyped_storage().nbytes(), weight.scale.untyped_storage().nbytes()
 
 
 def _unfit(name: str, wanted: str, found: torch.Tensor) -> KernelInputError:

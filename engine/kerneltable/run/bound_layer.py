@@ -17,10 +17,10 @@ from kerneltable.run.checkpoint_tensors import HANDLE, CheckpointTensors
 from kerneltable.run.layer import INPUT_FORMATS, Declared, Layer, check_bias
 from kerneltable.run.place import Run, check_place, device_for, forked_away, on_device
 from kerneltable.run.plan import Plan, bind, choose
-from kerneltable.run.ready import Ready, are_own, own_buffers, torch_dtype
+from kerneltable.run.put_in import read_again
+from kerneltable.run.ready import Ready, are_own, own_buffers, pinned, torch_dtype
 from kerneltable.run.release import release
 from kerneltable.run.tensor_source import TensorSource
-from kerneltable.run.transforms import check_readable
 from kerneltable.run.watch import is_capturing
 from kerneltable.select import complete
 from kerneltable.select.problems import scheme_of
@@ -135,10 +135,11 @@ class BoundLayer(CheckpointTensors):
             complete(scheme_of(table, self._problem.scheme), self._problem)
             device = self._given or device_for(self.place, table)
             choose(table, device, self.problem, self._force)
-            whole = TensorSource(self.tensors())
-            ready = {dtype: self._packed(dtype, table, device, whole) for dtype in tuple(self._ready)}
-            self._hold(whole.held())
-            self.table, self._device, self._ready, self._own = table, device, ready, own_buffers(whole.held())
+            whole = self.tensors()
+            source = TensorSource(self._read(whole))
+            ready = {dtype: self._packed(dtype, table, device, whole, source) for dtype in tuple(self._ready)}
+            self._hold(whole)
+            self.table, self._device, self._ready, self._own = table, device, ready, own_buffers(whole)
             self._release(ready)
         return self
 
@@ -182,18 +183,29 @@ class BoundLayer(CheckpointTensors):
         self.why_kept = release(source, [one.plan for one in fitting.values()])
         if self.why_kept is None:
             self._let_go(source, pins)
-            known.update({dtype: replace(one, pins=tuple(self._pins().items())) for dtype, one in fitting.items()})
+            known.update({dtype: replace(one, pins=pinned(self._pins())) for dtype, one in fitting.items()})
 
-    def _packed(self, dtype: torch.dtype, table: Table, device: Device, source: TensorSource | None = None) -> Ready:
-        """A plan for a dtype of x with the tensors of now (or of a source), by a table, for a device."""
-        pins, place, bias = self._pins() if source is None else source.held(), self.place, self._bias_here()
-        check_readable(pins, self.name)
+    def _packed(
+        self,
+        dtype: torch.dtype,
+        table: Table,
+        device: Device,
+        whole: Mapping[str, Tensor] | None = None,
+        source: TensorSource | None = None,
+    ) -> Ready:
+        """A plan for a dtype of x with the tensors of now (or whole ones, their source), by a table, for a device."""
+        pins, place, bias = whole or self._pins(), self.place, self._bias_here()
+        known = pinned(pins)
         alike = [one.plan for one in tuple(self._ready.values()) if one.fits(pins)]
-        source = source or (alike[0].source if alike else TensorSource(self.tensors()))
+        source = source or (alike[0].source if alike else TensorSource(self._read(self.tensors())))
         packed = next((plan.packed for plan in alike if plan.table is table), None)
         problem, verify = self._problem_for(dtype, bias is not None), self.declared.verify
         plan = bind(table, device, problem, source, self._force, verify=verify, packed=packed)
-        return Ready(plan, self._run_of(plan, place), place, tuple(pins.items()), bias)
+        return Ready(plan, self._run_of(plan, place), place, known, bias)
+
+    def _read(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The layer's tensors of now for its kernels. errors: LayerError when they are not those of such a layer."""
+        return read_again(self._scheme, self._problem, tensors, self.name, trusted_scales=self._trusted)
 
     def _run_of(self, plan: Plan, place: torch.device) -> Run:
         """A plan's call, on its device; once captured, it and the handle of now are kept."""
@@ -234,7 +246,9 @@ class BoundLayer(CheckpointTensors):
         return self._problem.n > 0 and self._k > 0
 
     def _can_bind(self) -> bool:
-        return self._has_numbers() and self._elsewhere() is None
+        """Whether the tensors can be packed now; those that are moved in parts can be when the last one is there."""
+        places = {tensor.device for tensor in self._pins().values() if tensor is not None}
+        return self._has_numbers() and len(places) < 2 and self._elsewhere() is None
 
     # --- When that is over ----------------------------------------------------------------------------------------
 

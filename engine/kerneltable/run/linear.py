@@ -127,8 +127,8 @@ class QuantLinear(AnsweringLayer):
         if ready is None or x.requires_grad or x.device != ready.place:
             return self._compute_slowly(x)
         buffers = self._buffers
-        for name, packed in ready.pins:
-            if buffers[name] is not packed:
+        for name, packed, address, at in ready.pins:
+            if buffers[name] is not packed or address() != at:
                 return self._compute_slowly(x)
         bias = ready.bias
         if buffers["bias"] is not bias or (bias is not None and bias.numel() != self._n):  # through its .data

@@ -68,7 +68,19 @@ def unreadable(tensor: object) -> str | None:
         return f"a {'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')} tensor"
     if tensor.is_neg():
         return "a tensor whose sign is not applied (x.resolve_neg() applies it)"
-    return None if torch._C._has_storage(tensor) else f"a {type(tensor).__name__} without memory of its own"
+    if not torch._C._has_storage(tensor):
+        return f"a {type(tensor).__name__} without memory of its own"
+    return _cut_off(tensor)
+
+
+def _cut_off(tensor: Tensor) -> str | None:
+    """What is wrong with a tensor that reaches past its memory, which was freed or cut; None for any other."""
+    if tensor.numel() == 0:
+        return None
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    wanted = (tensor.storage_offset() + 1 + sum((size - 1) * stride for size, stride in steps)) * tensor.itemsize
+    there = tensor.untyped_storage().nbytes()
+    return None if wanted <= there else f"a tensor whose memory was freed ({there} bytes are left of {wanted})"
 
 
 def check_readable(tensors: Mapping[str, object], name: str) -> None:
