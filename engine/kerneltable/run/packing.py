@@ -12,9 +12,8 @@ import torch
 from kerneltable.errors import KernelTableError
 from kerneltable.kernels import registry
 from kerneltable.model import CHECKPOINT, Device, Problem, Scheme, Table
-from kerneltable.run.faults import Meaning, meaning_of
 from kerneltable.run.place import chip_for, device_for, features_of, packing_on
-from kerneltable.run.trial import same_bytes
+from kerneltable.run.trial import copied, put_back
 from kerneltable.select import complete
 
 if TYPE_CHECKING:
@@ -70,11 +69,11 @@ def pack_safely(
     A copy of the layer's tensors lives as long as the constructor runs, where memory has room for it.
     errors    whatever the kernel raises; KernelTableError when it changed a tensor that it was given
     """
-    copies = _copies(tensors)
+    copies = copied(tensors)
     try:
         built = pack(table, kernel, adapter, problem, tensors, device=device, packed=packed)
     finally:
-        changed = [name for name, copy in copies.items() if _restored(tensors[name], copy)]
+        changed = [name for name, copy in copies.items() if put_back(tensors[name], copy)]
     if changed:
         raise KernelTableError(
             f"it changed {', '.join(changed)} of the layer; a constructor must leave its tensors alone"
@@ -122,20 +121,3 @@ def _tensors_of(value: object, depth: int = 4) -> Iterator[torch.Tensor]:
         inside = (*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots))
     for part in inside if depth else ():
         yield from _tensors_of(part, depth - 1)
-
-
-def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    try:
-        return {name: tensor.detach().clone() for name, tensor in tensors.items() if not tensor.is_meta}
-    except RuntimeError as error:
-        if meaning_of(error) is not Meaning.MEMORY:
-            raise
-        return {}
-
-
-def _restored(tensor: torch.Tensor, copy: torch.Tensor) -> bool:
-    """Put a tensor's bytes back; True when they had changed."""
-    if same_bytes(copy, tensor):
-        return False
-    tensor.copy_(copy)
-    return True

@@ -166,7 +166,7 @@ class Plan:
                 tried |= set() if again else {failed.kernel}
             bound = self._resolve(x.shape[0], tried, capturing)
             try:
-                out, fault = watch.run(bound, x, bias, capturing)
+                out, fault = watch.run(bound, x, bias, capturing, scarce=again)
             except Exception as error:
                 fault = error
             else:

@@ -1,9 +1,10 @@
-"""A kernel's first call, held against the float64 reference: its numbers, its input left alone, its result its own."""
+"""A kernel's first call, held against the float64 reference: its numbers, what it was given, its result its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -90,26 +91,29 @@ def first_call(
     x: torch.Tensor,
     bias: torch.Tensor | None,
     wanted: tuple[tuple[int, int], torch.dtype],
+    layer: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> tuple[torch.Tensor, Verdict]:
     """Call a kernel twice and look at everything that later calls are not looked at for.
 
     check    judges the numbers of a result of the right form
     wanted   shape and dtype of the result
-    returns  the first result, and what is wrong: form, numbers, x changed, memory shared with x or another result
-    errors   whatever the kernel raises; x is as before, also then
+    layer    the layer's tensors by name; copies of them live as long as the calls, where memory has room for them
+    returns  the first result, and what is wrong: form, numbers, x or the layer changed, memory shared with x or another
+             result
+    errors   whatever the kernel raises; x and the layer's tensors are as before, also then
     """
-    before = x.clone()
+    before, copies = x.clone(), copied(layer)
     try:
         out = call(x, bias)
         again = call(x, bias)
     finally:
-        changed = not same_bytes(before, x)
-        if changed:
-            with torch.inference_mode(x.is_inference()):
-                x.copy_(before)
+        changed = ["its input x"] if put_back(x, before) else []
+        names = [name for name, copy in copies.items() if put_back(layer[name], copy)]
+        changed += [f"{', '.join(names)} of the layer"] if names else []
+        copies.clear()
     fault = form_fault(out, *wanted, x.device) or form_fault(again, *wanted, x.device)
     if fault is None and changed:
-        fault = "it changed its input x"
+        fault = f"it changed {' and '.join(changed)}"
     if fault is None and not out.is_contiguous():
         fault = f"the result must be contiguous; found strides {out.stride()}"
     if fault is None and _memory(out) in (_memory(again), _memory(x)):
@@ -127,6 +131,25 @@ def give_back_memory(device: torch.device) -> None:
     """Return what the allocator keeps for later use but nobody uses."""
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()
+
+
+def copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A copy of each tensor that has numbers; none at all where memory has no room for them."""
+    try:
+        return {name: tensor.detach().clone() for name, tensor in tensors.items() if not tensor.is_meta}
+    except RuntimeError as error:
+        if meaning_of(error) is not Meaning.MEMORY:
+            raise
+        return {}
+
+
+def put_back(tensor: torch.Tensor, copy: torch.Tensor) -> bool:
+    """Put a tensor's bytes back; True when they had changed."""
+    if same_bytes(copy, tensor):
+        return False
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        tensor.copy_(copy)
+    return True
 
 
 def _memory(tensor: torch.Tensor) -> int:

@@ -24,6 +24,7 @@ from kerneltable.errors import (
     WeightsRefused,
 )
 from kerneltable.formats import FORMATS
+from kerneltable.kernels import registry
 from kerneltable.kernels.contract import BoundKernel
 from kerneltable.model import Device, Problem, Table
 from kerneltable.run.faults import Meaning, form_fault, meaning_of, reason_of
@@ -118,9 +119,12 @@ class Watch:
             )
 
     def run(
-        self, bound: Bound, x: torch.Tensor, bias: torch.Tensor | None, capturing: bool
+        self, bound: Bound, x: torch.Tensor, bias: torch.Tensor | None, capturing: bool, *, scarce: bool = False
     ) -> tuple[torch.Tensor, str | None]:
-        """Run a kernel, checked as far as the ledger asks for it: the result, and what is wrong with it."""
+        """Run a kernel, checked as far as the ledger asks for it: the result, and what is wrong with it.
+
+        scarce   memory ran out in this call: the layer's tensors are not copied to see whether they change
+        """
         ledger, verify, band = self.ledger, self.verifies, band_of(x.shape[0])
         form = ((x.shape[0], self.problem.n), getattr(torch, FORMATS[self.problem.output].torch_dtype))
 
@@ -137,7 +141,7 @@ class Watch:
 
         seen = verify == "first" and ledger.is_checked(bound.kernel, self.device, self.problem, band)
         if not (seen or capturing or verify == "never"):
-            out, verdict = first_call(bound.call, check, x, bias, form)
+            out, verdict = first_call(bound.call, check, x, bias, form, {} if scarce else self._given(bound, bias))
             if verdict.fault is None:
                 ledger.passed(bound.kernel, self.device, self.problem, band, verdict.unchecked)
             return out, verdict.fault
@@ -146,6 +150,13 @@ class Watch:
         if ledger.synchronize and not capturing:
             wait_for(x.device)
         return out, fault
+
+    def _given(self, bound: Bound, bias: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """The layer's tensors that a kernel could change; where a packed copy stands for some, this copy too."""
+        packed = None if self.source.copy is None else getattr(bound.call, registry.PACKED, None)
+        parts = packed if isinstance(packed, (tuple, list)) else (packed,)
+        given = {**self.source.held(), "bias": bias, **{f"packed[{i}]": part for i, part in enumerate(parts)}}
+        return {name: tensor for name, tensor in given.items() if isinstance(tensor, torch.Tensor)}
 
     def settle(self, kernel: str, fault: Fault, x: torch.Tensor, again: bool, capturing: bool) -> bool:
         """Decide what a failed call means: raise; True: try the same kernel again; False: it is set aside.
