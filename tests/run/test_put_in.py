@@ -182,3 +182,76 @@ def test_another_shape_in_place_leaves_the_kernels_with_the_weight_that_they_pac
     assert torch.equal(module(inputs()), before)
     with pytest.raises(LayerError, match=r"found \[8, 256\]"):
         module.repack()
+
+
+# --- Parameters, None, deletions, parametrizations ----------------------------------------------------------------
+
+
+def given_as_parameter(name: str, seed: int = 5) -> torch.nn.Parameter:
+    return torch.nn.Parameter(tensors(seed)[name], requires_grad=False)
+
+
+@pytest.mark.parametrize("put", [setattr, QuantLinear.register_parameter], ids=["assigned", "registered"])
+@pytest.mark.parametrize("name", ["weight", "weight_scale"])
+def test_a_parameter_in_the_place_of_a_tensor_becomes_a_buffer(put, name):
+    module = layer()
+    put(module, name, given_as_parameter(name))
+    assert is_right(module)
+    assert list(module.parameters()) == []
+    assert list(module.state_dict()) == ["weight", "weight_scale"]
+    assert torch.equal(module.state_dict()[name].float(), tensors(5)[name].float())
+    assert is_right(module.cpu())
+
+
+def test_a_parameter_with_a_gradient_becomes_a_buffer_without():
+    module = layer()
+    module.weight_scale = torch.nn.Parameter(tensors(5)["weight_scale"])
+    assert not module.weight_scale.requires_grad
+    assert is_right(module)
+
+
+def test_a_bias_may_be_registered_as_a_parameter():
+    module = layer()
+    module.register_parameter("bias", torch.nn.Parameter(torch.ones(N)))
+    plain = layer()
+    plain.bias = torch.ones(N)
+    assert torch.equal(module(inputs()), plain(inputs()))
+    assert list(module.parameters()) == []
+
+
+def test_other_attributes_and_parameters_are_torch_s_own():
+    module = layer()
+    module.marks = torch.nn.Parameter(torch.ones(1))
+    module.register_parameter("more", None)
+    assert [name for name, _ in module.named_parameters()] == ["marks"]
+    del module.marks
+    assert not hasattr(module, "marks")
+    assert is_right(module)
+
+
+@pytest.mark.parametrize("name", ["weight", "weight_scale"])
+def test_none_in_the_place_of_a_tensor_is_an_error_and_the_layer_keeps_what_it_has(name):
+    module = layer()
+    with pytest.raises(LayerError, match=rf"layer: {name} must be a tensor; found None"):
+        setattr(module, name, None)
+    assert is_right(module)
+
+
+@pytest.mark.parametrize("name", ["weight", "weight_scale", "bias"])
+def test_a_tensor_that_is_deleted_or_parametrized_is_an_error_and_the_layer_keeps_it(name):
+    module = layer()
+    module.bias = torch.zeros(N)
+    with pytest.raises(LayerError, match=rf"{name} must stay a buffer of the layer"):
+        delattr(module, name)
+    with pytest.raises(LayerError, match=rf"{name} must stay a buffer of the layer"):
+        torch.nn.utils.parametrize.register_parametrization(module, name, torch.nn.Identity())
+    assert is_right(module)
+    assert set(module.state_dict()) == {"weight", "weight_scale", "bias"}
+    assert type(module) is QuantLinear
+
+
+def test_an_assigned_weight_gives_the_op_a_new_handle():
+    module = layer()
+    before = module._handle
+    module.weight = tensors(5)["weight"]
+    assert module._handle is not before

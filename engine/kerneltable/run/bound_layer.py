@@ -83,21 +83,16 @@ class BoundLayer(CheckpointTensors):
         """The problem of this layer, m unknown, for the input dtype it was declared for and the bias of now."""
         return replace(self._problem, bias=self._buffers["bias"] is not None)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """What torch's modules do. A bias is a buffer also if it comes as a parameter, and no old graph is replayed.
+    def _as_buffer(self, name: str, value: Any) -> Any:
+        """A value to be assigned, as a buffer.
 
         errors   LayerError for a bias of another shape or dtype: the layer keeps the one that it has. One on another
-                 device is refused at the call, if the layer is not there by then
+                 device, and any other tensor that does not fit, are refused at the call, if they are there by then
         """
-        if name != "bias":
-            super().__setattr__(name, value)
-            return
-        if value is not None:
-            check_bias(value, self._problem.n, None, self.name)
-            value = value.detach()
-        with self._lock:
-            super().__setattr__(name, value)
-            self._new_handle()
+        if name != "bias" or value is None:
+            return super()._as_buffer(name, value)
+        check_bias(value, self._problem.n, None, self.name)
+        return value.detach()
 
     # --- Binding --------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,46 @@ class CheckpointTensors(torch.nn.Module):
         made = self.tensors().get(name) if found is None and name in self._parameters_of else None
         return found if made is None else made
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What torch's modules do. A tensor is a buffer also if it comes as a parameter; no old graph is replayed."""
+        if not self._is_tensor(name):
+            super().__setattr__(name, value)
+            return
+        value = self._as_buffer(name, value)
+        with self._lock:
+            super().__setattr__(name, value)
+            self._changed(numbers=False)
+
+    def register_parameter(self, name: str, param: torch.nn.Parameter | None) -> None:
+        """What torch's modules do, but for the layer's own tensors: they are assigned, and stay buffers."""
+        if self._is_tensor(name):
+            setattr(self, name, param)
+        else:
+            super().register_parameter(name, param)
+
+    def __delattr__(self, name: str) -> None:
+        """What torch's modules do. errors: LayerError for a tensor of the layer, which keeps it."""
+        if self._is_tensor(name):
+            raise LayerError(
+                f"{self.name}: {name} must stay a buffer of the layer, whose kernels read it; it can neither be "
+                "deleted nor parametrized; assign another tensor (or None, for a bias), or build a new layer"
+            )
+        super().__delattr__(name)
+
+    def _is_tensor(self, name: str) -> bool:
+        """Whether this is the name of one of the layer's tensors, its bias among them."""
+        own = self.__dict__.get("_parameters_of", ())
+        return name in own or (name == "bias" and bool(own))
+
+    def _as_buffer(self, name: str, value: Any) -> Any:
+        """A value to be assigned, as a buffer. errors: LayerError for None."""
+        if value is None and name != "bias":
+            raise LayerError(
+                f"{self.name}: {name} must be a tensor; found None; assign another tensor, or build a new layer"
+            )
+        followed = isinstance(value, torch.nn.Parameter) or (isinstance(value, torch.Tensor) and value.requires_grad)
+        return value.detach() if followed else value
+
     def _pins(self) -> dict[str, torch.Tensor | None]:
         """The buffers of the checkpoint's tensors as they are; None for released ones."""
         return {key: self._buffers[key] for key in self._parameters_of}
