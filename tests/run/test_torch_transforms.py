@@ -63,7 +63,7 @@ FOLLOWED = {
 
 
 @EVERY_KERNEL
-@pytest.mark.parametrize("ask", FOLLOWED.values(), ids=FOLLOWED)
+@pytest.mark.parametrize("ask", [*FOLLOWED.values(), torch.func.linearize], ids=[*FOLLOWED, "linearize"])
 def test_an_input_whose_gradient_is_followed_is_refused_for_a_layer_has_none(ask, override):
     module = layer(override=override, bias=True, name="up_proj")
     x = inputs(3, K)
@@ -179,6 +179,7 @@ STRANGE = {
     "_mkldnn": lambda x: x.to_mkldnn(),
     "sign": torch._neg_view,
     "nested": lambda x: torch.nested.nested_tensor([x, x]),
+    "nested tensor": lambda x: torch.nested.nested_tensor([x, x[:1]], layout=torch.jagged),
 }
 
 

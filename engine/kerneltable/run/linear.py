@@ -22,7 +22,7 @@ from kerneltable.run.checkpoint_tensors import HANDLE
 from kerneltable.run.granularity import checked_block
 from kerneltable.run.layer import Declared, format_of, read_layer, spelled_otherwise
 from kerneltable.run.place import present_device, shipped_table
-from kerneltable.run.transforms import check_traceable, gradients_are_followed, unreadable
+from kerneltable.run.transforms import check_traceable, gradients_are_followed, not_plain, unreadable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -176,7 +176,7 @@ class QuantLinear(AnsweringLayer):
         """KernelInputError when this layer cannot take x."""
         strange = unreadable(x)
         if strange is not None:
-            raise KernelInputError(f"{self.name}: x must be a plain tensor; found {strange}; convert it first")
+            raise not_plain(strange, self.name)
         if format_of(x) is None:
             raise KernelInputError(
                 f"{self.name}: x must be bf16, f16 or f32; found {x.dtype}; convert it with x.to(...)"

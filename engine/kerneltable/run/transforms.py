@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch, _is_tracing, _len_torch_dispatch_stack
 from torch._C._functorch import TransformType
+from torch.autograd import forward_ad
 from torch.fx import Proxy
 
 from kerneltable.errors import KernelInputError, LayerError
@@ -25,12 +26,14 @@ def is_transforming() -> bool:
 
 
 def check_traceable(x: object, name: str) -> None:
-    """KernelInputError unless x may go into the op of a layer: a tensor whose gradient nobody follows, or a proxy."""
+    """KernelInputError unless x may go into the op of a layer: a tensor with strides, not followed, or a proxy."""
     if not isinstance(x, Tensor):
         if not isinstance(x, Proxy):
             raise KernelInputError(
                 f"{name}: x must be a tensor; found {type(x).__name__}; give it as torch.Tensor [..., k]"
             )
+    elif (strange := _laid_out(x)) is not None:
+        raise not_plain(strange, name)
     elif _follows_gradient(x):
         raise gradient_followed(x, name)
 
@@ -43,12 +46,23 @@ def gradients_are_followed() -> bool:
 
 
 def _follows_gradient(x: Tensor) -> bool:
-    """Whether torch.func follows x for a gradient, be it under other transforms."""
+    """Whether torch.func follows x for a gradient, be it under other transforms, or as linearize does."""
     while _functorch.is_functorch_wrapped_tensor(x):
         if _functorch.is_gradtrackingtensor(x):
             return True
         x = _functorch.get_unwrapped(x)
-    return False
+    return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def not_plain(strange: str, name: str) -> KernelInputError:
+    return KernelInputError(f"{name}: x must be a plain tensor; found {strange}; convert it first")
+
+
+def _laid_out(tensor: Tensor) -> str | None:
+    """What a tensor is that is nested or sparse; None for one with strides."""
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        return f"a {'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')} tensor"
+    return None
 
 
 def unreadable(tensor: object) -> str | None:
@@ -64,8 +78,8 @@ def unreadable(tensor: object) -> str | None:
         return "a fake tensor"
     if _functorch.is_functorch_wrapped_tensor(tensor):
         return "a tensor of torch.func (vmap, grad, jvp)"
-    if tensor.is_nested or tensor.layout is not torch.strided:
-        return f"a {'nested' if tensor.is_nested else str(tensor.layout).removeprefix('torch.')} tensor"
+    if (laid_out := _laid_out(tensor)) is not None:
+        return laid_out
     if tensor.is_neg():
         return "a tensor whose sign is not applied (x.resolve_neg() applies it)"
     if not torch._C._has_storage(tensor):
