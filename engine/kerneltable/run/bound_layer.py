@@ -21,6 +21,7 @@ from kerneltable.run.put_in import read_again
 from kerneltable.run.ready import Ready, are_own, own_buffers, pinned, torch_dtype
 from kerneltable.run.release import release
 from kerneltable.run.tensor_source import TensorSource
+from kerneltable.run.transforms import check_readable
 from kerneltable.run.watch import is_capturing
 from kerneltable.select import complete
 from kerneltable.select.problems import scheme_of
@@ -131,6 +132,7 @@ class BoundLayer(CheckpointTensors):
             device = self._given or device_for(self.place, table)
             choose(table, device, self.problem, self._force)
             whole = self.tensors()
+            check_readable(whole, self.name)
             source = TensorSource(self._read(whole))
             ready = {dtype: self._packed(dtype, table, device, whole, source) for dtype in tuple(self._ready)}
             self._hold(whole)
@@ -190,6 +192,7 @@ class BoundLayer(CheckpointTensors):
     ) -> Ready:
         """A plan for a dtype of x with the tensors of now (or whole ones, their source), by a table, for a device."""
         pins, place, bias = whole or self._pins(), self.place, self._bias_here()
+        check_readable(pins, self.name)
         known = pinned(pins)
         alike = [one.plan for one in tuple(self._ready.values()) if one.fits(pins)]
         source = source or (alike[0].source if alike else TensorSource(self._read(self.tensors())))

@@ -9,7 +9,6 @@ from torch import Tensor
 from kerneltable.errors import LayerError
 from kerneltable.model import Problem, Scheme
 from kerneltable.run.layer import Declared, read_layer
-from kerneltable.run.transforms import check_readable
 
 
 def read_again(
@@ -18,12 +17,11 @@ def read_again(
     """The tensors that a layer has now, as its kernels want them.
 
     problem   completed, of the layer as it was built; its tensors may be others by now, but must pose the same one
-    tensors   under the scheme's own names
+    tensors   plain ones, under the scheme's own names
     returns   a view of the whole of each, the weight with contiguous rows: kernels know addresses and strides, and a
               view stays as it is when its tensor gets other memory through .data, or another shape in place
-    errors    LayerError: one is no plain tensor with memory, or of a wrong shape, dtype, device or value
+    errors    LayerError: one is of a wrong shape, dtype, device or value
     """
-    check_readable(tensors, name)
     for key in ("weight", "weight_scale"):
         if key not in tensors:
             raise LayerError(f"{name}: {key} must be a tensor; found None; put one in, or build a new layer")
