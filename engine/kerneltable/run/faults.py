@@ -118,6 +118,10 @@ def form_fault(out: object, shape: tuple[int, int], dtype: torch.dtype, device: 
         return f"the result must be {dtype}; found {out.dtype}"
     if out.device != device:
         return f"the result must be on {device}; found {out.device}"
+    if out.requires_grad:
+        return "the result must be detached; found one that requires a gradient"
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        return "the result must be a plain tensor; found one of torch.inference_mode, which no gradient may pass"
     return None
 
 

@@ -119,6 +119,8 @@ FAULTS = (
     Fault("one element", "result", lambda out, x, kept: out.index_fill_(1, torch.tensor([N - 1]), 1e4), silent=True),
     Fault("twice too large", "result", lambda out, x, kept: out * 2, silent=True),
     Fault("strided", "result", lambda out, x, kept: out.t().contiguous().t(), silent=True),
+    Fault("follows a gradient", "result", lambda out, x, kept: out.requires_grad_(), silent=True),
+    Fault("of inference mode", "result", torch.inference_mode()(lambda out, x, kept: out.clone()), silent=True),
     Fault("its workspace", "result", lambda out, x, kept: kept[: len(out)].copy_(out), silent=True),
     Fault("wrote to x", "result", lambda out, x, kept: (out, x.zero_())[0], silent=True),
 )

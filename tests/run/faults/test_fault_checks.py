@@ -84,6 +84,21 @@ def test_an_input_of_inference_mode_that_a_kernel_changed_is_put_back_outside_of
     assert "changed its input x" in ledger.report().set_aside[0].reason
 
 
+@pytest.mark.parametrize("around", [torch.no_grad, torch.enable_grad])
+def test_a_kernel_that_would_give_a_gradient_to_later_callers_is_seen_in_its_first_call(plan, fakes, ledger, around):
+    scale = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+    fakes.faults[ROUTE[0]] = Fault("a parameter inside", "result", lambda out, x, kept: out * scale)
+    with around():
+        assert not plan(rows(5), None).requires_grad
+    assert "the result must be detached" in ledger.report().set_aside[0].reason
+
+
+def test_a_kernel_may_give_tensors_of_inference_mode_to_callers_in_it(plan, ledger):
+    with torch.inference_mode():
+        assert plan(rows(5), None).is_inference()
+    assert ledger.report().set_aside == ()
+
+
 def test_a_device_that_is_lost_while_checking_is_lost(plan, monkeypatch):
     sticky = raising(RuntimeError, "CUDA error: an illegal memory access was encountered")
     monkeypatch.setattr(trial, "reference64", sticky)
