@@ -202,19 +202,27 @@ class CheckpointTensors(torch.nn.Module):
     ) -> None:
         """Take other tensors of the same shapes and dtypes, under their own names or any alias; all of them or none.
 
+        Hooks that torch runs before a module loads see the state dict as it came, and what they make of it is checked.
         errors   LayerError for another dtype (torch would convert it, and scales would no longer fit), bad scales, or
                  two names of one tensor that differ; other shapes are reported as torch does
         """
-        part = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        given = own_names(self._scheme, part, self.name)
-        shapes = self._check_given(given, prefix)
-        if shapes:
-            errors.extend(shapes)
-            return
-        renamed = {prefix + key: value.detach() for key, value in given.items()}
         with self._lock:
+            hooks = self._load_state_dict_pre_hooks
+            for hook in tuple(hooks.values()):
+                hook(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+            part = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+            given = own_names(self._scheme, part, self.name)
+            shapes = self._check_given(given, prefix)
+            if shapes:
+                errors.extend(shapes)
+                return
+            renamed = {prefix + key: value.detach() for key, value in given.items()}
             self._hold()
-            super()._load_from_state_dict(renamed, prefix, metadata, strict, missing, unexpected, errors)
+            self._load_state_dict_pre_hooks = type(hooks)()  # each ran by now
+            try:
+                super()._load_from_state_dict(renamed, prefix, metadata, strict, missing, unexpected, errors)
+            finally:
+                self._load_state_dict_pre_hooks = hooks
             self._changed(numbers=True)
 
     def _check_given(self, given: Mapping[str, torch.Tensor], prefix: str) -> list[str]:
