@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import kerneltable
 from kerneltable.errors import LayerError
 from kerneltable.run.ledger import shared_ledger
 from kerneltable.run.linear import QuantLinear
@@ -255,3 +256,48 @@ def test_an_assigned_weight_gives_the_op_a_new_handle():
     before = module._handle
     module.weight = tensors(5)["weight"]
     assert module._handle is not before
+
+
+# --- Hooks of state dicts, replicas -------------------------------------------------------------------------------
+
+
+def test_a_hook_that_renames_keys_before_loading_is_heard_for_any_name_of_a_tensor():
+    module = layer()
+
+    def rename(module, state, prefix, *_):
+        state[prefix + "weight"] = state.pop(prefix + "codes")
+        state[prefix + "weight_scale_inv"] = state.pop(prefix + "scales")
+
+    module.register_load_state_dict_pre_hook(rename)
+    for seed in (5, 6):
+        other = tensors(seed)
+        module.load_state_dict({"codes": other["weight"], "scales": other["weight_scale"]})
+        assert is_right(module)
+        assert torch.equal(module.weight_scale, other["weight_scale"])
+
+
+def test_a_hook_that_converts_a_tensor_before_loading_escapes_no_check():
+    module, own, calls = layer(), tensors(), []
+
+    def convert(module, state, prefix, *_):
+        calls.append(prefix)
+        state[prefix + "weight"] = state[prefix + "weight"].float()
+
+    handle = module.register_load_state_dict_pre_hook(convert)
+    with pytest.raises(LayerError, match=r"weight must be torch\.float8_e4m3fn; found torch\.float32"):
+        torch.nn.ModuleDict({"up": module}).load_state_dict({f"up.{name}": t for name, t in tensors(5).items()})
+    assert calls == ["up."]
+    assert torch.equal(module.weight.float(), own["weight"].float())
+    handle.remove()
+    module.load_state_dict(tensors(5))
+    assert is_right(module)
+
+
+def test_a_replica_computes_where_its_tensors_are_though_its_twin_was_bound_elsewhere():
+    module = layer()
+    replica = module._replicate_for_data_parallel()
+    for name in ("weight", "weight_scale"):
+        setattr(replica, name, getattr(module, name).clone())
+    replica._device = kerneltable.device("h200", module.table)  # of the place where it was made; bound here since then
+    assert next(iter(replica._ready.values())).place == replica.place
+    assert is_right(replica)

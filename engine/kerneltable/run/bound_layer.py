@@ -231,9 +231,11 @@ class BoundLayer(CheckpointTensors):
         return self._placed()
 
     def _placed(self) -> Device:
-        """The Device that decides: the given one, else that of the tensors."""
-        if self._device is None:
-            self._device = self._given or device_for(self.place, self.table)
+        """The Device that decides: the given one, else that of the tensors, wherever they were put meanwhile."""
+        place = self.place
+        elsewhere = self._device is not None and self._given is None and place.type != "meta"
+        if self._device is None or (elsewhere and check_place(self._device, place) is not None):
+            self._device = self._given or device_for(place, self.table)
         return self._device
 
     def _elsewhere(self) -> str | None:
