@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.bench_report import csv_lines, granularity_of, shares, whole
@@ -141,7 +140,7 @@ def measure(args: Namespace) -> dict[str, Any]:
 def _keep(args: Namespace, report: dict[str, Any]) -> None:
     """What was found until now, in the file that was asked for."""
     if args.out is not None:
-        replace_json(Path(args.out), whole(report))
+        replace_json(args.out, whole(report))
 
 
 def bench_of(args: Namespace) -> Bench:

@@ -7,7 +7,6 @@ import sys
 import time
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kerneltable.cli.options import add_format, add_layers, check_kernels, count, named_file, seconds, size, table_of
@@ -86,14 +85,14 @@ def run(args: Namespace) -> int:
         return {"format": 1, "device": place, "complete": len(found) == len(names), "kernels": kernels}
 
     if args.out is not None:
-        replace_json(Path(args.out), answer())  # a place that cannot be written is said before anything runs
+        replace_json(args.out, answer())  # a place that cannot be written is said before anything runs
     for name in names:
         found.append(_measure_kernel(args, table, name, device))
         _show_progress("")
         if args.format == "text":  # at once: a run that is ended early has said what it found until then
             print("\n".join(as_text(found[-1])), flush=True)
         if args.out is not None:
-            replace_json(Path(args.out), answer())
+            replace_json(args.out, answer())
     if args.format == "json":
         print_json(answer())
     idle = [one for one in found if not one.cases]

@@ -5,8 +5,8 @@ from kerneltable.table.rule import Rule
 RULES = (
     Rule("KT101", "not YAML", "The text breaks the grammar of YAML, so nothing after this place can be understood.",
          "kernels: [a, b", "kernels: [a, b]", "Look at this line and the one above: brackets, quotes, indentation."),
-    Rule("KT102", "file too large", "A table of 200 kernels takes about 190 KiB. Larger files are mistakes, or attacks on "
-         "the reader's time; they are refused before they are read.", "", "", "Split the file into overrides."),
+    Rule("KT102", "file too large", "A table of 200 kernels takes about 190 KiB. Larger files are mistakes, or attacks "
+         "on the reader's time; they are refused before they are read.", "", "", "Split the file into overrides."),
     Rule("KT103", "not UTF-8", "Every tool reads UTF-8 alike; other encodings turn into other names.",
          "", "", "Save the file as UTF-8, with or without a byte order mark at its start."),
     Rule("KT104", "key set twice", "YAML readers keep the last of two equal keys and say nothing, so one of the two "
