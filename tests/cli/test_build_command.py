@@ -103,7 +103,7 @@ def test_what_has_a_compiler_is_built_and_the_rest_is_reported(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def built(code: object, settings: object, compiler: object) -> SimpleNamespace:
-        return SimpleNamespace(content=b"code", fresh=True)
+        return SimpleNamespace(content=b"code", fresh=True, path=tmp_path)
 
     monkeypatch.setattr(building, "find_nvrtc", lambda: "NVRTC is not here")
     monkeypatch.setattr(building, "find_compiler", lambda: None)
@@ -210,3 +210,20 @@ def test_a_program_says_the_same_with_one_call(tmp_path: Path) -> None:
         with pytest.raises(KernelTableError, match="cache: a"):
             kerneltable.set_compiling(bad)
     assert active() == before
+
+
+def test_code_that_no_folder_kept_is_a_failure(ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(building, "find_compiler", lambda: None)
+    lost = SimpleNamespace(content=b"code", fresh=True, path=None)
+    monkeypatch.setattr(building, "compiled_cpp", lambda code, settings, compiler: lost)
+    answer = ask("build", "--arch", "host", "--out", tmp_path / "made")
+    assert answer.code == 1
+    assert f"compiled, but not kept in {tmp_path / 'made'}: the log says why" in answer.out
+
+
+def test_every_kernel_with_code_for_processors_is_built_ahead() -> None:
+    kernels = Path(building.__file__).parents[2] / "kernels"
+    using = {file.stem for file in kernels.glob("*.py") if "kernels import cpu_fp8" in file.read_text()}
+    using |= {file.stem for file in kernels.glob("*.py") if "ops import cpu_fp8" in file.read_text()}
+    using |= {file.stem for file in kernels.glob("*.py") if "ops.cpu_fp8 import" in file.read_text()}
+    assert using == set(building.CPP_SOURCES)

@@ -141,7 +141,9 @@ class Watch:
 
         seen = verify == "first" and ledger.is_checked(bound.kernel, self.device, self.problem, band)
         if not (seen or capturing or verify == "never"):
-            out, verdict = first_call(bound.call, check, x, bias, form, {} if scarce else self._given(bound, bias))
+            given = {} if scarce else self._given(bound, bias)
+            with ledger.packing(self.source.key):  # what another call of this layer spoils is not taken for its tensors
+                out, verdict = first_call(bound.call, check, x, bias, form, given)
             if verdict.fault is None:
                 ledger.passed(bound.kernel, self.device, self.problem, band, verdict.unchecked)
             return out, verdict.fault

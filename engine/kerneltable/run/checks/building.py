@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
+from signal import SIG_IGN, SIGINT, signal
 
 from kerneltable.errors import KernelTableError, KernelUnavailable
 from kerneltable.model import Architecture, Kernel, Table
@@ -27,7 +27,7 @@ from kerneltable.select.select import device_refusals
 HOST = "host"
 """Stands for the processor of this machine, for which the C++ of csrc/cpu is compiled."""
 
-CPP_SOURCES = {"cpu_fp8": CPU_SOURCE}
+CPP_SOURCES = {"cpu_fp8": CPU_SOURCE, "cpu_fp8_amx": CPU_SOURCE}
 """Kernel id -> its file of csrc."""
 
 FEW = 6
@@ -187,15 +187,21 @@ def build(jobs: Sequence[Job], settings: CompileSettings, processes: int | None 
     total = sum(len(job.instances) for job in jobs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = processes or min(cores, total // FEW)
-    with ExitStack() as stack:
-        if processes < 2:
-            yield from (Built(job, tuple(_one(job, part, settings) for part in _parts(job))) for job in jobs)
-            return
-        pool = stack.enter_context(ProcessPoolExecutor(processes, get_context("spawn")))
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    if processes < 2:
+        yield from (Built(job, tuple(_one(job, part, settings) for part in _parts(job))) for job in jobs)
+        return
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _leave_interrupts)
+    try:
         running = [[pool.submit(_one, job, part, settings) for part in _parts(job)] for job in jobs]
         for job, futures in zip(jobs, running, strict=True):
             yield Built(job, tuple(map(_result, futures)))
+    finally:  # once, and waiting: a second shutdown takes the order to cancel back
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts() -> None:
+    """A process that compiles ends when the one that started it says so, not at Ctrl-C."""
+    signal(SIGINT, SIG_IGN)
 
 
 def _parts(job: Job) -> tuple[Instance | None, ...]:
@@ -219,4 +225,5 @@ def _one(job: Job, instance: Instance | None, settings: CompileSettings) -> Outc
             made = compiled(instance, job.chip, settings)
     except KernelUnavailable as error:
         return Outcome(0, False, time.perf_counter() - start, str(error))
-    return Outcome(len(made.content), made.fresh, time.perf_counter() - start)
+    lost = "" if made.path is not None else f"compiled, but not kept in {settings.home()}: the log says why"
+    return Outcome(len(made.content), made.fresh, time.perf_counter() - start, lost)
